@@ -33,6 +33,7 @@ from tempos_broker.fleet.desk import Desk as FleetDesk
 from tempos_broker.fleet.fleet import Fleet
 from tempos_broker.fleet.registry import Registry as FleetRegistry
 from tempos_broker.fleet.stores import row_of
+from tempos_broker.fleet.topics import SharedTopics
 from tempos_broker.journal.journals import Journals
 from tempos_broker.journal.replay import Replays
 from tempos_broker.lives.continuity import Continuity
@@ -240,7 +241,7 @@ class Broker:
         self._watch.also = self._health.towards
         self._orders = Orders(self._registry, self._ledger, self._routes, self._expiry, self._past)
         gate = Gate()
-        self._topic_orders = TopicOrders(
+        self._topic_orders: TopicOrders | SharedTopics = TopicOrders(
             catalogue,
             gate,
             lambda: self.config,
@@ -253,6 +254,10 @@ class Broker:
             rows=self._rows,
             account=self.topic_ledger,
         )
+        if self.fleet is not None and registry is not None and "topics" in config.fleet.share:
+            self._topic_orders = SharedTopics(
+                self._topic_orders, catalogue, self.fleet, registry, self.changes
+            )
         #: What this broker tells of itself.
         self.documents = Documents(
             config=lambda: self.config,

@@ -9,6 +9,7 @@ import signal
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from support.brokers import get
@@ -118,9 +119,34 @@ async def test_a_member_that_dies_is_out_everywhere_when_its_lease_ends(
         await subscriber.close()
 
 
+async def test_a_topic_made_at_one_broker_is_served_and_removed_by_all(etcd: Cluster, tmp_path: Path) -> None:
+    def order(name: str, *words: str) -> int:
+        return main(["ctl", "topic", *words, "--api", f"http://127.0.0.1:{fleet.apis[name]}"])
+
+    def known(name: str) -> list[str]:
+        return [each["name"] for each in get(fleet.apis[name], "/v1/topics")]
+
+    with ended(Fleet(tmp_path, etcd.endpoints, "one", "two", "three", state=True)) as fleet:
+        fleet.start()
+        async with fleet.subscriber("two", "plant/#") as subscriber, fleet.publisher("three") as publisher:
+            await _aside(order, "one", "add", "plant/new", "--priority", "3")
+            assert known("one") == known("two") == known("three") == ["a", "b", "plant/new"]
+            await _wait(lambda: members(fleet, "three", "plant/new") == 1)
+            for number in range(20):
+                await publisher.publish("plant/new", number)
+            assert await bodies(subscriber, 20) == list(range(20))
+            # One is not there while it is removed, and does not bring it back from its state.
+            fleet.end("one", how=signal.SIGKILL)
+            await _aside(order, "two", "remove", "plant/new", "--drain")
+            assert known("two") == known("three") == ["a", "b"]
+            await _aside(fleet.start, "one")
+            await _wait(lambda: known("one") == ["a", "b"])
+            assert subscriber.stats.missed == 0
+
+
 def members(fleet: Fleet, name: str, topic: str) -> int:
     """How many members a topic has at a broker."""
-    document = get(fleet.apis[name], f"/v1/topics/{topic}")
+    document = get(fleet.apis[name], f"/v1/topics/{quote(topic, safe='')}")
     return sum(len(group["members"]) for group in document["groups"])
 
 

@@ -42,6 +42,12 @@ FLEET_BEHIND = gauge(
 FLEET_MEMBERS = gauge("tempos_fleet_members", "members that are at home at a broker", "fleet", "broker")
 FLEET_REVISION = gauge("tempos_fleet_agreed_revision", "that every broker of the fleet has in force", "fleet")
 FLEET_SERVED = gauge("tempos_fleet_served", "members of other brokers that one sends to", "fleet", "broker")
+FLEET_LACKS_TOPICS = gauge(
+    "tempos_fleet_lacks_topics",
+    "run-time topics of the fleet that one does not have as they are",
+    "fleet",
+    "broker",
+)
 FLEET_LACKS = gauge("tempos_fleet_lacks", "members of others that one does not send to", "fleet", "broker")
 FLEET_LEAVING = gauge("tempos_fleet_leaving", "1 while it is taken out of service", "fleet", "broker")
 SLOW_CONSUMERS = gauge("tempos_slow_consumers", "members that do not keep up")
@@ -177,6 +183,7 @@ def _of_fleet(fleet: Mapping[str, Any]) -> Iterator[Sample]:
     for each in brokers:
         yield sample(FLEET_SERVED, each["serves"], name, each["name"])
         yield sample(FLEET_LACKS, each["lacks"], name, each["name"])
+        yield sample(FLEET_LACKS_TOPICS, each["lacks_topics"], name, each["name"])
         yield sample(FLEET_LEAVING, each["leaving"] is not None, name, each["name"])
         yield sample(FLEET_BEHIND, newest - each["in_force"], name, each["name"])
         yield sample(FLEET_MEMBERS, each["members"], name, each["name"])

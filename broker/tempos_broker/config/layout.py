@@ -198,6 +198,7 @@ FLEET: Keys = _defaults(
     address=own_kinds.FLEET_ADDRESS,
     zone=own_kinds.ZONE,
     lease=kinds.seconds(2, 3600),
+    share=kinds.choice("topics"),
 )
 FILE: Keys = {
     "broker": Key(BROKER, {}),

@@ -171,7 +171,8 @@ class FleetConfig:
     ``etcd``: URLs of the store's members, ``user`` and ``password`` of who reads and writes there, ``ca``,
     ``certificate`` and ``key``: files for TLS. ``address``: the address of ours that members anywhere get
     their events from; empty: the first of ``broker.listen``. ``zone``: where this broker is. ``lease``:
-    seconds after which a broker that is gone is out, with members that found no other by then.
+    seconds after which a broker that is gone is out, with members that found no other by then. ``share``:
+    what its brokers have together besides members: ``topics``, those made at run time.
     """
 
     name: str = ""
@@ -184,6 +185,7 @@ class FleetConfig:
     address: str = ""
     zone: str = ""
     lease: float = 10.0
+    share: tuple[str, ...] = ("topics",)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 from tempos._awaitables import in_time
@@ -98,6 +98,9 @@ class Fleet:
         self._until = 0.0
         #: Members that a store which has lost its past does not know, and until when they stay.
         self._doubtful: dict[Holder, float] = {}
+        #: Carries out what others ordered of topics; which of these are not here as they are there, and why.
+        self.catch_up: Callable[..., Awaitable[None]] | None = None
+        self.lacking: Mapping[str, str] = {}
         self._work = asyncio.Event()
         #: Somebody waits for what there is to tell.
         self._hurry = asyncio.Event()
@@ -189,7 +192,7 @@ class Fleet:
                 # It has found another home meanwhile. Should it have come to us since, it says so on and on.
                 self._untold.pop(lease.holder, None)
                 self._changed.add(lease.holder)
-        await self._put_in_force()
+        await self._put_in_force(anew=True)
         self._told = None
         await self._store.write([Write(self.me.key, self.me.value())], self._lease)
         self.view.brokers[self.me.name] = self.me
@@ -236,7 +239,7 @@ class Fleet:
             for holder in changed:
                 self._doubtful.pop(holder, None)
             self._changed |= changed
-            if self._changed or self._doubtful:
+            if self._changed or self._doubtful or (self.catch_up and self.view.topics_changed):
                 self._heard.set()
             self._tell_who(before, set(self.view.brokers))
             if changes:
@@ -259,7 +262,7 @@ class Fleet:
             self._heard.clear()
             await self._put_in_force()
 
-    async def _put_in_force(self) -> None:
+    async def _put_in_force(self, *, anew: bool = False) -> None:
         """Have in force here what the others have told by now."""
         now = time.monotonic()
         for holder in [holder for holder, until in self._doubtful.items() if until <= now]:
@@ -267,6 +270,8 @@ class Fleet:
             self._changed.add(holder)
         changed, upto = self._changed, self.view.revision
         self._changed = set()
+        if self.catch_up is not None:
+            await self.catch_up(anew=anew)
         topics: set[int] = set()
         for number, holder in enumerate(changed):
             topics |= self._take(holder)
@@ -376,7 +381,7 @@ class Fleet:
             self._told = progress
 
     def _progress(self) -> rows.Progress:
-        return rows.Progress(self.in_force, *self._counted)
+        return rows.Progress(self.in_force, *self._counted, len(self.lacking))
 
     async def _look_around(self) -> None:
         """Count whom of the others' members we serve, and tell it."""
@@ -393,6 +398,8 @@ class Fleet:
                 if number % 512 == 511:
                     await asyncio.sleep(0)
             self._counted = serves, lacks
+            if self.lacking:
+                self._heard.set()
             if self._told != self._progress():
                 self._work.set()
 
@@ -431,10 +438,21 @@ class Fleet:
             except asyncio.TimeoutError:
                 return
 
+    async def wait_for(self, revision: int, limit: float) -> None:
+        """Wait until every broker has this revision in force, at most so many seconds."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await in_time(self._everywhere(revision), limit)
+
+    def look_soon(self) -> None:
+        """There is something that others told to be put in force."""
+        self._heard.set()
+
     async def _settled(self) -> None:
         while self._untold or self._telling:
             await self._next()
-        revision = self._written
+        await self._everywhere(self._written)
+
+    async def _everywhere(self, revision: int) -> None:
         while self.away is None and self.view.confirmed(revision, self.me.name) < len(self.view.brokers) - 1:
             await self._next()
 
@@ -474,6 +492,8 @@ class Fleet:
             "revision": self.view.revision,
             "in_force": self.in_force,
             "untold": len(self._untold),
+            "topics": sum(row.document is not None for row in self.view.topics.values()),
+            "lacks_topics": [{"name": name, "reason": why} for name, why in sorted(self.lacking.items())],
             "brokers": [
                 {
                     "name": row.name,
@@ -496,6 +516,7 @@ class Fleet:
         return {
             "serves": 0 if progress is None else progress.serves,
             "lacks": 0 if progress is None else progress.lacks,
+            "lacks_topics": 0 if progress is None else progress.topics,
             "leaving": None if drained is None else {
                 "members": drained.home, "quiet": drained.quiet, "done": drained.done
             },

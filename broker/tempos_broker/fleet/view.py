@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from tempos_broker.account.accounts import Holder
 from tempos_broker.fleet import rows
 from tempos_broker.fleet.registry import Change, Entry
-from tempos_broker.fleet.rows import BrokerRow, Drained, MemberRow, Progress
+from tempos_broker.fleet.rows import BrokerRow, Drained, MemberRow, Progress, TopicRow
 
 
 class View:
@@ -23,6 +23,9 @@ class View:
         self.progress: dict[str, Progress] = {}
         #: Brokers that are taken out of service, and how far each is.
         self.drains: dict[str, Drained] = {}
+        #: Topics that were made at run time, and those that were removed; of which there was news.
+        self.topics: dict[str, TopicRow] = {}
+        self.topics_changed: set[str] = set()
         #: Grows with each change of who is in the fleet.
         self.changes = 0
         #: Values that made no sense.
@@ -36,14 +39,19 @@ class View:
             for key, entry in entries.items()
             if self.written.get(key) != entry.revision
         ]
-        changed = self.take([*gone, *new])
+        changed = self.take([*gone, *new], listed=True)
         self.revision = revision
         return changed
 
-    def take(self, changes: Iterable[Change]) -> set[Holder]:
-        """Go by changes; members that are other than they were, or gone."""
+    def take(self, changes: Iterable[Change], *, listed: bool = False) -> set[Holder]:
+        """Go by changes; members that are other than they were, or gone.
+
+        ``listed``: this is what there is, and no news from before something that was written here since.
+        """
         changed: set[Holder] = set()
         for key, value, revision in changes:
+            if not listed and key.startswith(rows.TOPICS) and revision < self.written.get(key, 0):
+                continue
             if value is None:
                 self.written.pop(key, None)
             else:
@@ -63,8 +71,28 @@ class View:
                 self.drains.pop(name, None)
                 if value is not None:
                     self.drains[name] = rows.drained_in(value)
+            elif key.startswith(rows.TOPICS):
+                self._take_topic(key.removeprefix(rows.TOPICS), value)
             self.revision = max(self.revision, revision)
         return changed
+
+    def wrote_topic(self, name: str, value: bytes, revision: int) -> None:
+        """A topic was written here."""
+        key = rows.TOPICS + name
+        self.written[key] = max(revision, self.written.get(key, 0))
+        row = rows.topic_in(name, value)
+        if row is not None and self.written[key] == revision:
+            self.topics[name] = row
+
+    def _take_topic(self, name: str, value: bytes | None) -> None:
+        row = None if value is None else rows.topic_in(name, value)
+        self.malformed += value is not None and row is None
+        if row == self.topics.get(name):
+            return
+        self.topics_changed.add(name)
+        self.topics.pop(name, None)
+        if row is not None:
+            self.topics[name] = row
 
     def _take_member(self, key: str, value: bytes | None, changed: set[Holder]) -> None:
         holder = rows.holder_in(key)

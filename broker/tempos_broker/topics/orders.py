@@ -187,15 +187,9 @@ class TopicOrders:
         what they confirm within ``patience`` seconds is in the account with which it ends.
         """
         async with self._turn(name):
-            entry = self._made(name, "take it out there, and reload")
+            entry = self.check_removal(name, drain=drain)
             topic = entry.topic
             members = self._registry.member_count(topic.id)
-            if members and not drain:
-                own = f", {len(entry.members)} of them of its own options" if entry.members else ""
-                raise Conflict(
-                    f"topic {name!r} has {count(members, 'member')}{own}",
-                    "let them leave first, or drain it: they get what is on its way, are told, and are out",
-                )
             self._registry.close(topic.id)
             try:
                 accounts = await self._let_out(topic, patience) if members else []
@@ -213,6 +207,18 @@ class TopicOrders:
             outstanding = sum(each.outstanding for each in accounts)
             self._tell(name, f"({topic.id}) removed: it had {count(members, 'member')}")
             return Removed(topic, members, ticketed, ticketed - outstanding, account)
+
+    def check_removal(self, name: str, *, drain: bool) -> TopicConfig:
+        """The topic, if it can be removed so."""
+        entry = self._made(name, "take it out there, and reload")
+        members = self._registry.member_count(entry.topic.id)
+        if members and not drain:
+            own = f", {len(entry.members)} of them of its own options" if entry.members else ""
+            raise Conflict(
+                f"topic {name!r} has {count(members, 'member')}{own}",
+                "let them leave first, or drain it: they get what is on its way, are told, and are out",
+            )
+        return entry
 
     def _tell(self, name: str, words: str) -> None:
         self._routes.changes.tell(Kind.TOPIC, f"topic {name} {words}", topic=name)

@@ -193,9 +193,12 @@ function fleet() {
   for (const each of known.brokers) {
     const row = body.insertRow();
     const behind = newest - each.in_force;
-    const words = !each.leaving ? "" : each.leaving.done ? "out of service" : "is leaving";
+    const words = [
+      !each.leaving ? "" : each.leaving.done ? "out of service" : "is leaving",
+      each.lacks_topics ? `lacks ${count.format(each.lacks_topics)} topics` : "",
+    ].filter(Boolean).join(", ");
     for (const cell of [each.name, `${each.address}:${each.control_port}`, each.zone || "–", count.format(each.members), count.format(each.serves)]) row.append(el("td", "", cell));
-    row.append(el("td", each.lacks ? "hurt" : "", count.format(each.lacks)), el("td", behind ? "hurt" : "", count.format(behind)), el("td", "", words));
+    row.append(el("td", each.lacks ? "hurt" : "", count.format(each.lacks)), el("td", behind ? "hurt" : "", count.format(behind)), el("td", each.lacks_topics ? "hurt" : "", words));
   }
   table.id = "brokers";
   $("brokers").replaceWith(table);

@@ -1,0 +1,216 @@
+"""Topics made at run time at one broker of a fleet are those of all, whatever becomes of the store."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from support.fleet_world import TOPICS, World, world
+from support.waiting import LIMIT
+
+from tempos import TemposError, Topic
+from tempos._awaitables import in_time
+from tempos_broker.broker import Broker
+from tempos_broker.config.model import Origin
+from tempos_broker.fleet import rows
+from tempos_broker.fleet.registry import Write
+from tempos_broker.topics.orders import Conflict, NotKept
+
+
+def made(broker: Broker) -> dict[str, dict[str, Any]]:
+    """What was made at run time, by name, as a file would have it."""
+    return {each["options"]["name"]: each["options"] for each in broker.documents.options(Origin.RUN_TIME)}
+
+
+async def come_to(is_so: Callable[[], bool], what: Callable[[], object]) -> None:
+    async def wait() -> None:
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+    try:
+        await in_time(wait(), LIMIT)
+    except asyncio.TimeoutError:
+        pytest.fail(str(what()))
+
+
+async def agree(fleet: World, *names: str) -> None:
+    """All have these, and alike."""
+
+    def documents() -> list[dict[str, dict[str, Any]]]:
+        return [made(each) for each in fleet.brokers]
+
+    await come_to(
+        lambda: all(each == documents()[0] and each.keys() == set(names) for each in documents()),
+        lambda: (documents(), [dict(each.fleet.lacking) for each in fleet.brokers if each.fleet]),
+    )
+
+
+async def test_what_is_ordered_at_one_broker_is_in_force_at_all_when_it_is_answered() -> None:
+    async with world(3) as fleet:
+        one, two, three = fleet.brokers
+        fleet.join(1, 1, "plant/#")
+        await fleet.agree(2)
+        await one.add_topic({"name": "plant/new", "rate": 100})
+        assert made(one) == made(two) == made(three)
+        assert made(one)["plant/new"]["rate"] == 100
+        (topic,) = (Topic(each["id"], each["name"]) for each in made(one).values())
+        fleet.topics = (*TOPICS, topic)
+        # A filter of before takes it in, at each.
+        await fleet.agree(3)
+        await two.set_topic("plant/new", {"rate": None, "priority": 3})
+        assert made(one) == made(two) == made(three)
+        assert made(one)["plant/new"]["priority"] == 3
+        assert not made(one)["plant/new"].get("rate")
+        with pytest.raises(Conflict, match="1 member"):
+            await three.remove_topic("plant/new")
+        removed = await three.remove_topic("plant/new", drain=True, patience=0)
+        assert removed.members == 1
+        await agree(fleet)
+        # It is another one now.
+        await one.add_topic({"name": "plant/new", "id": 77})
+        assert made(one) == made(two) == made(three)
+        assert made(three)["plant/new"]["id"] == 77
+
+
+async def test_of_two_that_make_the_same_topic_at_once_one_does() -> None:
+    async with world(3, delay=0.05) as fleet:
+        orders = [each.add_topic({"name": "x", "priority": at}) for at, each in enumerate(fleet.brokers)]
+        came = await asyncio.gather(*orders, return_exceptions=True)
+        refused = [each for each in came if isinstance(each, BaseException)]
+        assert len(refused) == 2
+        assert all(isinstance(each, Conflict) for each in refused), refused
+        await agree(fleet, "x")
+        changes = [each.set_topic("x", {"rate": 10 + at}) for at, each in enumerate(fleet.brokers)]
+        came = await asyncio.gather(*changes, return_exceptions=True)
+        assert sum(isinstance(each, Conflict) for each in came) == 2
+        await agree(fleet, "x")
+        (rate,) = (each["rate"] for each in came if isinstance(each, dict))
+        assert made(fleet.brokers[0])["x"]["rate"] == rate
+
+
+async def test_who_was_away_brings_nothing_back_and_what_the_store_forgot_is_told_again() -> None:
+    async with world(2) as fleet:
+        one, two = fleet.brokers
+        for name in ("stays", "goes"):
+            await one.add_topic({"name": name})
+        await agree(fleet, "stays", "goes")
+        fleet.ends[1].cut = True
+        await come_to(lambda: two.fleet is not None and two.fleet.away is not None, lambda: "away")
+        await one.remove_topic("goes")
+        with pytest.raises(NotKept, match="away"):
+            await two.add_topic({"name": "lonely"})
+        assert made(two).keys() == {"stays", "goes"}
+        fleet.ends[1].cut = False
+        await agree(fleet, "stays")
+        # All that the store had is gone, as if it had been made anew.
+        fleet.memory.down = True
+        await come_to(lambda: all(each.fleet and each.fleet.away for each in fleet.brokers), lambda: "")
+        fleet.memory.entries.clear()
+        fleet.memory.revision = 1
+        fleet.memory.compact()
+        fleet.memory.down = False
+        await come_to(lambda: rows.TOPICS + "stays" in fleet.memory.entries, lambda: "")
+        await come_to(lambda: not any(each.fleet and each.fleet.away for each in fleet.brokers), lambda: "")
+        await agree(fleet, "stays")
+        await two.remove_topic("stays")
+        await agree(fleet)
+
+
+async def test_what_a_broker_cannot_have_is_told_and_had_once_it_can_be() -> None:
+    async with world(2) as fleet:
+        one, two = fleet.brokers
+        await two._topic_orders._orders.add({"name": "own", "id": 50})  # type: ignore[union-attr]
+        await one.add_topic({"name": "other", "id": 50})
+        assert two.fleet is not None
+        assert one.fleet is not None
+        assert "id 50 is that of topic 'own'" in two.fleet.lacking["other"]
+        await come_to(lambda: _lacks(one, "b2") == 1, lambda: one.fleet and one.fleet.document())
+        assert two.fleet.document()["lacks_topics"][0]["name"] == "other"
+        await two._topic_orders._orders.remove("own")  # type: ignore[union-attr]
+        await come_to(lambda: made(two).keys() == {"other"}, lambda: made(two))
+        await come_to(lambda: _lacks(one, "b2") == 0, lambda: one.fleet and one.fleet.document())
+        assert two.fleet.lacking == {}
+
+
+def _lacks(broker: Broker, name: str) -> int:
+    assert broker.fleet is not None
+    (number,) = (each["lacks_topics"] for each in broker.fleet.document()["brokers"] if each["name"] == name)
+    return int(number)
+
+
+async def test_a_value_in_the_store_that_makes_no_sense_changes_nothing() -> None:
+    async with world(2) as fleet:
+        one, two = fleet.brokers
+        await one.add_topic({"name": "a"})
+        end = fleet.ends[0]
+        for name, value in (
+            ("b", b"no json"), ("c", b"[]"), ("d", b'{"options": {"name": "other"}}'),
+            ("e", b'{"removed": true}'), ("f", b'{"options": {"name": "f", "rate": -1}}'), ("#", b"{}"),
+        ):  # fmt: skip
+            await end.write([Write(rows.TOPICS + name, value)])
+        await come_to(lambda: bool(two.fleet and "f" in two.fleet.lacking), lambda: made(two))
+        await agree(fleet, "a")
+        assert two.fleet is not None
+        assert two.fleet.lacking.keys() == {"f"}
+        assert "rate" in two.fleet.lacking["f"]
+
+
+async def test_whatever_becomes_of_the_store_all_have_the_same_topics_in_the_end() -> None:
+    async with world(3, delay=0.02) as fleet:
+        chance = random.Random(5)
+        orders: set[asyncio.Task[object]] = set()
+        done = refused = 0
+
+        async def order(broker: Broker, name: str) -> None:
+            nonlocal done, refused
+            try:
+                match chance.randrange(3):
+                    case 0:
+                        await broker.remove_topic(name, drain=True, patience=0)
+                    case 1:
+                        await broker.set_topic(name, {"rate": chance.randrange(1, 1000)})
+                    case _:
+                        await broker.add_topic({"name": name, "priority": chance.randrange(8)})
+                done += 1
+            except TemposError:
+                refused += 1
+
+        for _ in range(200):
+            match chance.randrange(60):
+                case 0:
+                    end = chance.choice(fleet.ends)
+                    end.cut = not end.cut
+                case 1:
+                    fleet.memory.down = not fleet.memory.down
+                case 2:
+                    fleet.memory.compact()
+                case _:
+                    task = asyncio.create_task(order(chance.choice(fleet.brokers), f"t{chance.randrange(6)}"))
+                    orders.add(task)
+            await asyncio.sleep(0.01)
+        fleet.memory.down = False
+        for end in fleet.ends:
+            end.cut = False
+        await asyncio.gather(*orders)
+        assert done > 20, (done, refused)
+
+        def alike() -> bool:
+            first, *others = [made(each) for each in fleet.brokers]
+            return all(each == first for each in others) and all(
+                each.fleet is not None and each.fleet.away is None and not each.fleet.view.topics_changed
+                for each in fleet.brokers
+            )
+
+        await come_to(alike, lambda: [made(each) for each in fleet.brokers])
+        told = {
+            key.removeprefix(rows.TOPICS)
+            for key, entry in fleet.memory.entries.items()
+            if key.startswith(rows.TOPICS)
+            and (row := rows.topic_in(key.removeprefix(rows.TOPICS), entry.value)) is not None
+            and row.document is not None
+        }
+        await agree(fleet, *told)
+        assert all(each.fleet is not None and not each.fleet.lacking for each in fleet.brokers)

@@ -1,0 +1,134 @@
+"""Brokers of one fleet in one process, over a store with delays that is cut off, away and compacted."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from support.ports import free_ports
+from support.waiting import LIMIT
+from tempos import Framing, Quality, Topic
+from tempos._awaitables import in_time
+from tempos_broker.account.accounts import Holder
+from tempos_broker.broker import Broker
+from tempos_broker.config.model import BrokerConfig, ControlConfig, FleetConfig, TopicConfig
+from tempos_broker.fleet.memory import LocalRegistry, Memory
+from tempos_broker.paths import NoFastPath
+
+TOPICS = (
+    Topic(1, "plant/a", Quality.SQ, framing=Framing.EVENT),
+    Topic(2, "plant/b", Quality.BQ, framing=Framing.EVENT),
+)
+
+
+def endpoint(number: int) -> tuple[str, int]:
+    return f"10.0.{number // 200}.{number % 200 + 1}", 5000
+
+
+def holder(number: int) -> Holder:
+    return Holder(*endpoint(number), number + 1)
+
+
+class World:
+    """``brokers`` over one memory, each by an end of its own, which takes up to ``delay`` seconds."""
+
+    def __init__(self, delay: float, topics: tuple[Topic, ...] = TOPICS) -> None:
+        self.topics = topics
+        self.memory = Memory()
+        self.random = random.Random(7)
+        self.ends: list[LocalRegistry] = []
+        self.brokers: list[Broker] = []
+        self._delay = delay
+
+    def broker(self, number: int, ports: list[int]) -> Broker:
+        config = BrokerConfig(
+            tuple(map(TopicConfig, self.topics)),
+            listen=(f"127.0.78.{number}",),
+            data_port=ports[0],
+            control_port=ports[1],
+            api_port=0,
+            name=f"b{number}",
+            # These members say nothing to the brokers that are not their home.
+            control=ControlConfig(lease=10 * LIMIT),
+            fleet=FleetConfig("sim", ("http://nowhere:1",), lease=5, zone="north" if number < 3 else "south"),
+        )
+        end = LocalRegistry(self.memory, lambda: self.random.uniform(0, self._delay))
+        broker = Broker(config, NoFastPath("a test"), registry=end)
+        self.ends.append(end)
+        self.brokers.append(broker)
+        return broker
+
+    def join(self, at: int, number: int, wanted: str = "plant/#") -> None:
+        """A member that hears all brokers subscribes at one."""
+        members, now, asked = self.brokers[at]._registry, self.now, f"127.0.78.{at + 1}"
+        where = endpoint(number)
+        if "#" in wanted:
+            topics = members.subscribe_by(wanted, f"g{number % 8}", where, number + 1, now, asked)
+            members.join(holder(number), topics, now)
+        else:
+            members.subscribe(wanted, f"g{number % 8}", where, number + 1, now, asked, follows=True)
+        lease = members.lease_of(holder(number))
+        assert lease is not None
+        lease.hears = tuple(each.fleet.me.number for each in self.brokers if each.fleet is not None)
+        members.holdings.wants.touch(lease.holder)
+
+    def heartbeat(self, at: int, number: int, wanted: str) -> None:
+        """A member says where it is at home, and is one again if its broker thinks otherwise."""
+        lease = self.brokers[at]._registry.lease_of(holder(number))
+        if lease is None or lease.home:
+            self.join(at, number, wanted)
+
+    def leave(self, at: int, number: int) -> None:
+        self.brokers[at]._registry.goodbye(endpoint(number), number + 1)
+
+    @property
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def seen(self, at: int) -> set[tuple[str, str, Holder]]:
+        """Who is a member of what at a broker."""
+        members = self.brokers[at]._registry
+        return {
+            (topic.name, group, holder)
+            for topic in self.topics
+            for group, holders in members.holders(topic.id)
+            for holder in holders
+        }
+
+    async def agree(self, number: int, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """All brokers come to see the same so many memberships."""
+
+        async def wait() -> None:
+            while (
+                len({frozenset(self.seen(at)) for at in range(len(self.brokers))}) > 1
+                or len(self.seen(0)) != number
+            ):
+                meanwhile()
+                await asyncio.sleep(0.01)
+
+        try:
+            await in_time(wait(), LIMIT)
+        except asyncio.TimeoutError:
+            pytest.fail(str([len(self.seen(at)) for at in range(len(self.brokers))]))
+
+
+@asynccontextmanager
+async def world(
+    brokers: int, delay: float = 0.01, topics: tuple[Topic, ...] = TOPICS
+) -> AsyncIterator[World]:
+    made = World(delay, topics)
+    ports = free_ports(2)
+    async with AsyncExitStack() as stack:
+        for number in range(1, brokers + 1):
+            await stack.enter_async_context(made.broker(number, ports))
+
+        async def wait() -> None:
+            while any(each.fleet is None or len(each.fleet.view.brokers) < brokers for each in made.brokers):
+                await asyncio.sleep(0.01)
+
+        await in_time(wait(), LIMIT)
+        yield made
