@@ -19,7 +19,7 @@ import random
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -263,11 +263,10 @@ class _Round:
             each.stray()
         before = dict(world.sent)
         world.send(sorted(wanted), 2 * self._p.members)
-        came = until(lambda: all(
-            _of(world, topic, group)[number]
+        came = until(lambda: not any(
+            _lacking(world, topic, group, range(before.get(topic, 0), world.sent[topic]))
             for topic, groups in wanted.items()
             for group in groups
-            for number in range(before.get(topic, 0), world.sent[topic])
         ), 0.5)  # fmt: skip
         return came and not sum(each.stray() for each in gone)
 
@@ -279,7 +278,7 @@ class _Round:
     def _whole(self, world: World, topic: str, group: str, first: int, what: str) -> None:
         """Every event from ``first`` on came to the group once."""
         wanted = range(first, world.sent[topic])
-        until(lambda: all(_of(world, topic, group)[number] for number in wanted), 3.0)
+        until(lambda: not _lacking(world, topic, group, wanted), 3.0)
         got = _of(world, topic, group)
         missing = [number for number in wanted if not got[number]]
         twice = sum(count - 1 for count in got.values() if count > 1)
@@ -314,6 +313,12 @@ def _of(world: World, topic: str, group: str) -> Counter[int]:
                 if name == topic:
                     total[number] += count
     return total
+
+
+def _lacking(world: World, topic: str, group: str, wanted: Iterable[int]) -> list[int]:
+    """Which events of a topic have not come to the group; what has come is gone through once."""
+    got = _of(world, topic, group)
+    return [number for number in wanted if not got[number]]
 
 
 def _endpoint(reader: Reader) -> str:
