@@ -16,8 +16,9 @@ from tempos_daemon.schema import Faults, Table
 if TYPE_CHECKING:
     from tempos import TopicKeys
 
-#: Bytes that are read at most: a configuration of 60,000 topics with a member each is half of it.
-MOST = 16 * 1024 * 1024
+#: Bytes that are read at most: a configuration of 60,000 topics with a member each, which names every option,
+#: is a quarter of it.
+MOST = 64 * 1024 * 1024
 
 
 def read_start(path: Path) -> bytes:

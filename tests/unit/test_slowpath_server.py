@@ -12,9 +12,10 @@ import pytest
 
 from tempos import Framing, Group, Member, Reason, Route, Topic
 from tempos._remarks import INTERVAL, KINDS, Sparingly
-from tempos_broker.config.model import Limits
+from tempos_broker.config.model import Limits, QualityConfig
 from tempos_broker.paths import LocalTickets
 from tempos_broker.slowpath import SlowPathServer
+from tempos_broker.slowpath.sockets import DataSocket
 
 RAW = Topic(1, "raw", framing=Framing.RAW)
 
@@ -65,6 +66,57 @@ async def test_a_member_that_takes_events_from_one_address_alone_gets_them_all(
             await server.close()
     assert server.counters() == {1: {Reason.FORWARDED: 2}}
     assert server.status().listen == ()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on loopback")
+@pytest.mark.parametrize("portable", [False, True], ids=["batched", "portable"])
+@pytest.mark.parametrize("sockets", ["auto", "one"])
+async def test_a_lone_event_is_looked_for_where_it_came_and_many_are_served_wherever(
+    sockets: str, portable: bool
+) -> None:
+    if not portable:
+        pytest.importorskip("tempos_broker._batch", reason="the compiled helper is not built")
+    listen = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+    server = SlowPathServer(
+        topics=(RAW,), listen=listen, port=0, limits=Limits(receive_buffer=1 << 20, batch=8),
+        tickets=LocalTickets(), portable=portable, quality=QualityConfig(sockets=sockets),
+    )  # fmt: skip
+    looked: list[str] = []
+    with ExitStack() as stack:
+        sink, publisher = stack.enter_context(udp()), stack.enter_context(udp())
+        sink.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        server.swap(Route(RAW, 1, (Group("g", (Member(*sink.getsockname()),)),)))
+        await server.start()
+        receive = server._adapter._mover.receive  # type: ignore[attr-defined]
+
+        def seen(source: DataSocket, limit: int) -> int:
+            looked.append(source.address)
+            return receive(source, limit)  # type: ignore[no-any-return]
+
+        server._adapter._mover.receive = seen  # type: ignore[attr-defined]
+        try:
+            addresses = [
+                (text.partition(":")[0], int(text.partition(":")[2])) for text in server.status().listen
+            ]
+            for number, address in enumerate((*addresses, *addresses)):
+                looked.clear()
+                publisher.sendto(bytes((1, number)), address)
+                assert (await asyncio.to_thread(sink.recv, 100))[1] == number
+                if number >= len(addresses):
+                    assert set(looked) == {address[0]}, "of no other socket anything was told"
+            # More than a turn takes, at all of them at once.
+            for number in range(100):
+                for address in addresses:
+                    publisher.sendto(bytes((1, number)), address)
+            for _ in range(300):
+                await asyncio.to_thread(sink.recv, 100)
+            # What nobody was told of any more when it ends.
+            for address in addresses:
+                publisher.sendto(b"\1end", address)
+        finally:
+            await server.close()
+        assert [sink.recv(100) for _ in addresses] == [b"\1end"] * len(addresses)
+    assert server.counters() == {1: {Reason.FORWARDED: 6 + 300 + len(addresses)}}
 
 
 def udp() -> socket.socket:

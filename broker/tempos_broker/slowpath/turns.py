@@ -94,6 +94,8 @@ class Turns(Generic[LoadT]):
     @property
     def holding(self) -> tuple[Quality, ...]:
         """Classes of which copies stand in front of a full channel, their tickets drawn."""
+        if self._open[_SQ] and self._open[_BQ]:
+            return ()
         return tuple(quality for quality, open_ in self._open.items() if not open_)
 
     @property

@@ -1,7 +1,9 @@
 """The UDP adapter: the data sockets on the event loop, one for each class where the kernel tells them apart.
 
 What moves the datagrams is compiled where that is to be had, else Python; which and why is in the status.
-A socket stays ready for as long as something is in it, so what a turn leaves behind wakes the next.
+A socket stays ready for as long as something is in it, so what a turn leaves behind wakes the next. So a turn
+looks at those sockets alone that woke it, which saves a lone event most system calls. Only strict ones are
+looked at whatever woke it, while any strict event can go somewhere: no such event waits for the loop to tell.
 """
 
 from __future__ import annotations
@@ -41,6 +43,7 @@ class UdpAdapter:
 
     def __init__(self, core: SlowPath[Any], losses: Losses, setting: Setting) -> None:
         self._setting = setting
+        self._core = core
         self._losses = losses
         self._topics = {topic.id: topic for topic in setting.topics}
         self._relay = Relay(core, setting.topics, setting.returns)
@@ -56,6 +59,10 @@ class UdpAdapter:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: Callable[[], None] = lambda: None
         self._watched: dict[Quality, deque[DataSocket]] = {quality: deque() for quality in Quality}
+        #: Of those, the ones that have told that something is in them, as far as it was not all received; and
+        #: classes of whose sockets that is not known.
+        self._ready: dict[Quality, set[DataSocket]] = {quality: set() for quality in Quality}
+        self._unknown: set[Quality] = set(Quality)
         self._readers: set[int] = set()
         self._blocked_by: dict[Quality, int] = {}
         self._on_full: Callable[[], None] = lambda: None
@@ -147,6 +154,7 @@ class UdpAdapter:
         for fd in self._readers:
             self._loop.remove_reader(fd)
         self._readers.clear()
+        self._unknown.update(Quality)
         self._qualities = qualities
         for quality in Quality:
             wanted = quality in qualities and (self.apart or quality is Quality.SQ)
@@ -156,25 +164,37 @@ class UdpAdapter:
                 self._watched[quality].extend(
                     each for of, each in self._foreign.each() if quality is (of if self.apart else Quality.SQ)
                 )
+            self._ready[quality].clear()
             for each in self._watched[quality]:
-                self._loop.add_reader(each.fd, self._wake)
+                self._loop.add_reader(each.fd, self._readable, quality, each)
                 self._readers.add(each.fd)
 
     # The Channels of a turn.
 
     def receive(self, quality: Quality, limit: int) -> int:
-        watched = self._watched[quality]
+        watched, ready = self._watched[quality], self._ready[quality]
+        everywhere = self._shut or quality in self._unknown
         if quality is Quality.SQ:
-            return sum(self._receive(each, limit) for each in watched)
+            self._unknown.discard(quality)
+            sources = watched if everywhere or self._core.strict_routed else [*ready]
+            return sum([self._receive_of(ready, each, limit) for each in sources]) if sources else 0
         # One address after the other, a call for each: SQ is looked at in between.
         for _ in range(len(watched)):
             each = watched[0]
             watched.rotate(-1)
-            received = self._receive(each, limit)
+            if not everywhere and each not in ready:
+                continue
+            received = self._receive_of(ready, each, limit)
             if received:
-                # Of the others nothing is known.
-                return received if len(watched) == 1 else limit
+                others = len(watched) > 1 if everywhere else ready
+                return limit if others else received
+        self._unknown.discard(quality)
         return 0
+
+    def _receive_of(self, ready: set[DataSocket], source: DataSocket, limit: int) -> int:
+        received = self._receive(source, limit)
+        (ready.discard if received < limit else ready.add)(source)
+        return received
 
     def send(self, quality: Quality, delivery: Delivery[Any]) -> bool:
         return self._mover.stage(quality, delivery)
@@ -280,6 +300,10 @@ class UdpAdapter:
         except OSError as error:
             self._losses.socket_error(source, error)
             return 0
+
+    def _readable(self, quality: Quality, source: DataSocket) -> None:
+        self._ready[quality].add(source)
+        self._wake()
 
     def _writable(self, fd: int) -> None:
         assert self._loop is not None, "its writers are removed before it is closed"
