@@ -34,6 +34,7 @@ from tempos.session.events import (
     InForce,
     Joined,
     Listed,
+    ProofAsked,
     RenewalFailed,
     SessionEvent,
     Subscribed,
@@ -402,3 +403,35 @@ def test_a_broker_that_is_stopping_has_not_answered_yet() -> None:
     assert isinstance(failed, Failed)
     assert isinstance(failed.error, NoAnswer)
     assert "the broker is stopping" in str(failed.error)
+
+
+def test_who_was_asked_to_prove_is_not_without_an_answer() -> None:
+    session = ControlSession(client=77, broker="10.0.0.1:9997", port=4000)
+    request, now = session.subscribe("heat", "g", 0.0), 0.0
+    last = sum(control.RETRY_AFTER) - 0.01
+
+    def until(end: float) -> None:
+        nonlocal now
+        while (at := session.get_timer()) is not None and at < end:
+            now = at
+            session.handle_timer(now)
+        now = end
+
+    until(last)
+    proofs = [bytes([number]) * control.PROOF_BYTES for number in range(4)]
+    session.receive_datagram(control.encode_error(request, Code.PROVE, "prove it", proof=proofs[0]), now)
+    until(now + 5.0)
+    assert session.prove(77, proofs[1], now)
+    until(now + 5.0)
+    assert isinstance(session.next_event(), ProofAsked)
+    assert session.next_event() is None, "the broker has answered so far"
+    # Who is asked again and again is told so in the end.
+    for number in range(40):
+        session.receive_datagram(
+            control.encode_error(request, Code.PROVE, "prove it", proof=proofs[2 + number % 2]), now
+        )
+        until(now + 1.0)
+    events = list(iter(session.next_event, None))
+    failed = [each for each in events if isinstance(each, Failed)]
+    assert [type(each.error) for each in failed] == [NoAnswer]
+    assert "prove it" in str(failed[0].error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,10 @@ import uvloop
 from support.ports import free_ports
 from support.waiting import LIMIT
 
+from tempos import control
 from tempos._sockets import WatchingReader
+from tempos.session import ControlSession
+from tempos.session.link import ControlLink
 
 
 @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
@@ -47,5 +51,41 @@ def test_what_comes_after_something_came_back_is_still_read(
     loop = new_loop()
     try:
         loop.run_until_complete(run())
+    finally:
+        loop.close()
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_an_answer_that_waits_is_heard_before_it_is_missed(
+    new_loop: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a program that stood still every timer is due, and the answer has come."""
+    monkeypatch.setattr(control, "RETRY_AFTER", (0.1,))
+
+    async def run(broker: socket.socket) -> None:
+        host, port = broker.getsockname()
+        session = ControlSession(client=77, broker=host)
+        link = await ControlLink.open(host, port, session, lambda event: None)
+
+        def answer() -> None:
+            datagram, client = broker.recvfrom(2048)
+            broker.sendto(control.encode_ok(control.decode_request(datagram).id), client)
+            # Without a turn of the loop, in which it would be read.
+            until = time.monotonic() + 0.2
+            while time.monotonic() < until:
+                pass
+
+        asyncio.get_running_loop().add_reader(broker, answer)
+        try:
+            await asyncio.wait_for(link.ask("hello"), LIMIT)
+        finally:
+            asyncio.get_running_loop().remove_reader(broker)
+            await link.close()
+
+    loop = new_loop()
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as broker:
+            broker.bind(("127.0.0.1", 0))
+            loop.run_until_complete(run(broker))
     finally:
         loop.close()

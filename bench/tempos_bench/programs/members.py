@@ -141,7 +141,7 @@ class BenchMember:
         if told is None:
             return False
         self.data.recv(2048)
-        return self._session.prove(*told)
+        return self._session.prove(*told, time.monotonic())
 
     def turn(self, now: float) -> None:
         """Everything that is not data: replies, timers, what follows from them."""

@@ -20,6 +20,8 @@ from tempos import Subscriber
 from tempos_bench.programs.rehearsal import Asked
 
 _MOST = 255
+#: Seconds that it waits for the broker.
+WAIT = 60.0
 
 
 async def work(args: argparse.Namespace, marks: mmap.mmap) -> None:
@@ -34,7 +36,8 @@ async def work(args: argparse.Namespace, marks: mmap.mmap) -> None:
             if marks[at] < _MOST:
                 marks[at] += 1
 
-    async with Subscriber(args.address, args.topic, group=args.group) as subscriber:
+    # On a machine that is busy the broker, too, may stand still for longer than a request has.
+    async with Subscriber(args.address, args.topic, group=args.group, wait=WAIT) as subscriber:
         print("ready", flush=True)
         working = asyncio.ensure_future(process())
         await leave.wait()

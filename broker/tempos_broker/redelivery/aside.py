@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from tempos_broker.journal.journals import DRAWERS
 from tempos_broker.redelivery.lots import Event, Lot
 
-#: Events that are looked for at a time; the part of a journal that is about to be overwritten.
-AT_ONCE, SOON = 512, 4
+#: Events that are looked for at a time; the part of a journal that is about to be overwritten: each swap of a
+#: route leaves an eighth of it free, and where members come and go there are some between two looks.
+AT_ONCE, SOON = 512, 2
 
 #: Finds the payload of an event; None: it is not to be had.
 Find = Callable[[Event], "bytes | None"]

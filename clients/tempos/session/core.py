@@ -300,7 +300,7 @@ class ControlSession:
             if len(reply.proof) == control.PROOF_BYTES:
                 self._events.append(ProofAsked())
                 self.data_port = reply.data_port
-                self._pending.give(reply.id, reply.proof)
+                self._pending.give(reply.id, reply.proof, now)
             return
         if reply.error is not None:
             del self._pending[reply.id]
@@ -317,13 +317,13 @@ class ControlSession:
         self._pending.pop(reply.id, None)
         self._answered(now)
 
-    def prove(self, client: int, proof: bytes) -> bool:
+    def prove(self, client: int, proof: bytes, now: float) -> bool:
         """What came to the data socket and proves that this receives there; False: it is somebody else's."""
         if client != self.client:
             return False
         self._proof = proof
         for request in self._pending:
-            self._pending.give(request, proof)
+            self._pending.give(request, proof, now)
         return True
 
     @property
@@ -381,7 +381,7 @@ class ControlSession:
             self._drain_again(request, pending, now)
             return
         tries, least = len(control.RETRY_AFTER), PATIENCE * sum(control.RETRY_AFTER)
-        if pending.until is None and (pending.tries < tries or now - pending.started < least):
+        if pending.until is None and (pending.tries < tries or now - pending.went_on < least):
             pending.due = now + control.RETRY_AFTER[min(pending.tries, tries - 1)]
             pending.tries += 1
             self._unanswered |= pending.tries > PATIENT

@@ -11,6 +11,8 @@ from tempos.session.parts import Pending
 
 #: Refusals after which a request is signed by what they tell.
 _FOLLOWED = (control.Code.CLOCK, control.Code.ADDRESSEE)
+#: Proofs that a request needs: of the address, and of the endpoint.
+STEPS = 2
 
 
 class Outstanding(dict[int, Pending]):
@@ -40,7 +42,7 @@ class Outstanding(dict[int, Pending]):
         due = now + control.RETRY_AFTER[0]
         since = fields.get("since") or ()
         self[request] = pending = Pending(
-            op, fields, datagram, now, due, told=told, roomy=roomy, since=since
+            op, fields, datagram, now, due, told=told, roomy=roomy, since=since, went_on=now
         )  # fmt: skip
         self.put(pending)
         return request
@@ -70,12 +72,17 @@ class Outstanding(dict[int, Pending]):
             pending.op, request, self._client, roomy=pending.roomy, **pending.fields
         )
 
-    def give(self, request: int, proof: bytes) -> None:
-        """Ask at once with a proof; no oftener than a broker asks for some that is well."""
+    def give(self, request: int, proof: bytes, now: float) -> None:
+        """Ask at once with a proof; no oftener than a broker asks for some that is well.
+
+        Who was given one is not without an answer: for the first few of them it is asked on for longer.
+        """
         pending = self[request]
         if pending.fields.get("proof", proof) == proof or pending.proved >= 2 * pending.tries:
             return
         pending.proved += 1
+        if pending.proved <= STEPS:
+            pending.went_on = now
         self.alter(request, proof=proof)
         self.put(pending)
 

@@ -1,7 +1,7 @@
 """Members of a work queue are killed one after the other: all is processed, and what is twice is flagged.
 
 Some workers share a group; every now and then one is ended by SIGKILL under traffic and another one takes
-its place; kills do not wait for it before its turn comes again. What each has processed it marks in memory
+its place; the next kill waits for two of the others only. What each has processed it marks in memory
 that outlives it. In the end all leave in order, one that is new works off what was left, and the marks are
 added up.
 """
@@ -9,6 +9,7 @@ added up.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,8 @@ from tempos_bench.runs.run import Run
 
 _GROUP = "workers"
 _LOOK_EVERY = 0.1
+#: Seconds that a worker may take to be there, on a machine that is busy.
+_STARTS = 120.0
 #: Events that are kept: what comes within a lease and while others catch up.
 _JOURNAL = 1_048_576
 
@@ -62,37 +65,45 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
                     "--group", _GROUP, "--count", count, "--folder", folder, "--place", place,
                 )  # fmt: skip
 
-            def came(worker: Program) -> Program:
-                worker.wait_line("ready", 60.0)
-                return worker
+            workers = [worker(place) for place in range(p.workers)]
+            starting = set(range(p.workers))
 
-            workers = [came(worker(place)) for place in range(p.workers)]
+            def came(places: Iterable[int]) -> None:
+                for place in starting.intersection(places):
+                    workers[place].wait_line("ready", _STARTS)
+                    starting.remove(place)
+
+            came(range(p.workers))
             broker.wait_path(topic.name, Path.SLOW if p.mode == "off" else Path.FAST)
             sender = a.role(
                 "blast", "--to", f"{topology.broker.address}:{DATA_PORT}", "--topic", topic.id,
                 "--count", count, "--rate", p.rate, "--size", p.payload, cpu=core,
             )  # fmt: skip
-            began = time.monotonic()
+            last = time.monotonic()
             for kill in range(p.kills):
-                progress.pause(max(0.0, began + (kill + 1) * p.every - time.monotonic()))
                 place = kill % p.workers
-                if kill >= p.workers:
-                    came(workers[place])
+                # So that there always is one that stays.
+                came((place, (place + 1) % p.workers))
+                progress.pause(max(0.0, last + p.every - time.monotonic()))
+                last = time.monotonic()
                 workers[place].kill()
                 workers[place] = worker(place)
+                starting.add(place)
                 if not (kill + 1) % 10:
                     progress(f"{kill + 1} kills")
             sent = sender.result(seconds * 2 + 30)["sent"]
-            for place in {kill % p.workers for kill in range(p.kills)}:
-                came(workers[place])
-            workers.append(came(worker(p.workers)))
+            workers.append(worker(p.workers))
+            starting.add(p.workers)
+            came(range(p.workers + 1))
             _settled(broker, topic.name)
             for each in workers:
                 each.stop(30.0)
             # What was lost on the way to the last one.
-            last = came(worker(p.workers + 1))
+            workers.append(worker(p.workers + 1))
+            starting.add(p.workers + 1)
+            came([p.workers + 1])
             group = _settled(broker, topic.name)
-            last.stop(30.0)
+            workers[-1].stop(30.0)
             got = _tally(c, folder, count)
             entry = broker.entry(topic.name)
     before = sent - entry["received"]
