@@ -86,7 +86,7 @@ JOURNAL_GUARDS = 4096
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xb981607104b1cc7a
+ABI_FINGERPRINT = 0xd8524d2523e9a35a
 
 
 class Reason(enum.IntEnum):

@@ -310,14 +310,15 @@ struct tempos_route {
 	__u8 framing;               /* enum tempos_framing */
 	__u8 group_count;
 	__u32 fanout;               /* broadcast: first key of the topic's devmaps in `fanouts` */
+	/* What these four are is asked at once (quick.h). */
 	__u8 way;                   /* enum tempos_way */
 	__u8 source_count;          /* 0: from anywhere */
-	__be16 ip_start;            /* of what leaves: version 4, five words, and the DSCP of the topic's class */
 	__u8 limited;               /* the topic has a rate */
 	__u8 journal;               /* events are written into the topic's journal */
+	__be16 ip_start;            /* of what leaves: version 4, five words, and the DSCP of the topic's class */
 	__u16 topic;
-	struct tempos_network sources[TEMPOS_MAX_SOURCES];
 	struct tempos_group groups[TEMPOS_MAX_GROUPS];
+	struct tempos_network sources[TEMPOS_MAX_SOURCES];
 	struct tempos_member members[TEMPOS_MAX_MEMBERS]; /* of a small route SMALL_MEMBERS are there */
 };
 

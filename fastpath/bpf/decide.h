@@ -197,27 +197,31 @@ static __always_inline enum tempos_reason carry(struct xdp_md *ctx, const struct
 /* What decide() says of a frame with a wide id; no reason of that number is ever counted. */
 #define IS_WIDE TEMPOS_REASONS
 
-/* `row`: where the topic stands in every table. */
-static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *row, __u8 *framing)
+/* From the topic's byte on, of a frame that is for the broker. `row`: where the topic stands in every table. */
+static __always_inline enum tempos_reason decide_topic(struct xdp_md *ctx, const struct packet *packet, __u32 *row,
+						       __u8 *framing)
 {
 	const struct tempos_route *route;
-	enum tempos_reason reason;
-	struct packet packet;
 
-	reason = look_at(ctx, &packet);
-	if (reason != TEMPOS_FORWARDED)
-		return reason;
-	*row = *packet.payload;
+	*row = *packet->payload;
 	route = find_route(*row);
 	/* Of WIDE itself there is never a route; so narrow topics pay nothing for those that have wide ids. */
 	if (!route) {
 		if (*row == TEMPOS_WIDE)
 			return IS_WIDE;
-		return tempos_is_keep_alive(packet.payload, packet.end, packet.payload_len) ? TEMPOS_KEEP_ALIVE
-											  : TEMPOS_NO_ROUTE;
+		return tempos_is_keep_alive(packet->payload, packet->end, packet->payload_len) ? TEMPOS_KEEP_ALIVE
+											   : TEMPOS_NO_ROUTE;
 	}
 	*framing = route->framing;
-	return carry(ctx, &packet, route, *row, TEMPOS_MAX_MEMBERS - 1, BY_BYTE);
+	return carry(ctx, packet, route, *row, TEMPOS_MAX_MEMBERS - 1, BY_BYTE);
+}
+
+static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *row, __u8 *framing)
+{
+	struct packet packet;
+	enum tempos_reason reason = look_at(ctx, &packet);
+
+	return reason == TEMPOS_FORWARDED ? decide_topic(ctx, &packet, row, framing) : reason;
 }
 
 /* What a frame with a wide id comes to: reason, framing, row. */
@@ -300,19 +304,7 @@ static __noinline int run_foreign(struct xdp_md *ctx)
 	return conclude(outcome.row, outcome.reason);
 }
 
-/* What a program is. */
-static __always_inline int run(struct xdp_md *ctx)
-{
-	__u32 row = 0;
-	__u8 framing;
-	enum tempos_reason reason = decide(ctx, &row, &framing);
-
-	if (reason == TEMPOS_OTHER_PORT)
-		return run_foreign(ctx);
-	return reason == IS_WIDE ? run_wide(ctx) : conclude(row, reason);
-}
-
-/* The same, and how long it took (latency.h). */
+/* What the program is that measures how long it takes (latency.h). */
 static __always_inline int run_timed(struct xdp_md *ctx)
 {
 	__u64 entered = bpf_ktime_get_ns();

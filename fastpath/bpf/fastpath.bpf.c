@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The fast path: forwards datagrams at the earliest point of reception. How a frame is decided on is drawn in
- * decide.h; here are the programs that are attached, and those that go with them.
+ * decide.h, the quick way of most of them in quick.h; here are the programs that are attached, and those that go with them.
  *
  *   tempos_fastpath      every frame of an interface
  *   tempos_timed         the same where latency is to be measured (latency.h)
@@ -19,6 +19,7 @@
 #include "decide.h"
 #include "fanout.h"
 #include "maps.h"
+#include "quick.h"
 
 SEC("xdp")
 int tempos_fastpath(struct xdp_md *ctx)
