@@ -58,6 +58,8 @@ SPREAD_SLOTS = 1024
 SPREAD_GROUPS = 4
 SPREAD_MEMBERS = 48
 SPREAD_AT = 256
+SIEVE_AT = 124
+RANGES = 512
 MAX_LISTEN = 8
 MAX_EGRESS = 64
 MAX_SOURCES = 8
@@ -86,7 +88,7 @@ JOURNAL_GUARDS = 4096
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xd8524d2523e9a35a
+ABI_FINGERPRINT = 0x95fc2f5af3142d87
 
 
 class Reason(enum.IntEnum):

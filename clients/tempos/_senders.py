@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from tempos._abi import GROUPS_PER_TOPIC
+from tempos._abi import GROUPS_PER_TOPIC, RANGES
 from tempos.model import GroupOptions, Route
 
-#: As many as nine steps tell apart (`broker/native/meant.h`).
-RANGES = 512
-#: Networks of all groups of a topic: each begins a range and ends one.
+#: Networks of all groups of a topic: each begins a range and ends one (`fastpath/bpf/meant.h`).
 MOST_NETWORKS = RANGES // 2 - 1
 _LAST = 0xFFFFFFFF
 

@@ -78,6 +78,12 @@
 #define TEMPOS_SPREAD_GROUPS 4
 #define TEMPOS_SPREAD_MEMBERS 48
 #define TEMPOS_SPREAD_AT 256
+/*
+ * Of a topic whose groups do not all get everything: what they get lies where members from SIEVE_AT on would, before
+ * those tables. As many ranges of addresses as nine steps tell apart.
+ */
+#define TEMPOS_SIEVE_AT 124
+#define TEMPOS_RANGES 512
 #define TEMPOS_MAX_LISTEN 8
 #define TEMPOS_MAX_EGRESS 64
 #define TEMPOS_MAX_SOURCES 8
@@ -269,10 +275,10 @@ struct tempos_probe {
 /*
  * One member as the fast path needs it. Addresses and MACs lie as in the headers, so that they are copied
  * together. The sums are folded one's complement sums of 16-bit words in memory order: what the rewrite adds
- * to a checksum that does not depend on the packet.
+ * to a checksum that does not depend on the packet; so a `source` that is the sender's is 0 in them, too.
  */
 struct tempos_member {
-	__be32 source;              /* the address of ours that its events leave from */
+	__be32 source;              /* the address of ours that its events leave from; 0: the sender's own stays */
 	__be32 ip;
 	__u8 dst_mac[6];
 	__u8 src_mac[6];
@@ -296,6 +302,24 @@ struct tempos_group {
 	__u8 pad;
 };
 
+/* Addresses from `start`, in host order, up to the next range: bits of the groups that take what they send. */
+struct tempos_range {
+	__u32 start;
+	__u32 groups;
+};
+
+/* What members of one group get. */
+struct tempos_less {
+	__u32 every;                /* one in so many */
+	__u32 taken;                /* which of the topic's numbers counts what the group takes; 0: that is all */
+};
+
+/* What members of the groups of a topic get, where those do not all get everything. */
+struct tempos_sieve {
+	struct tempos_less of[TEMPOS_MAX_GROUPS];
+	struct tempos_range ranges[TEMPOS_RANGES];
+};
+
 /* IPv4 addresses a topic takes events from: those whose bits under the mask are the network's. */
 struct tempos_network {
 	__be32 network;
@@ -317,6 +341,8 @@ struct tempos_route {
 	__u8 journal;               /* events are written into the topic's journal */
 	__be16 ip_start;            /* of what leaves: version 4, five words, and the DSCP of the topic's class */
 	__u16 topic;
+	__u32 less;                 /* bits of the groups that do not get everything; what they get is in the sieve */
+	__u32 by_sender;            /* bits of those of them that take what some senders send */
 	struct tempos_group groups[TEMPOS_MAX_GROUPS];
 	struct tempos_network sources[TEMPOS_MAX_SOURCES];
 	struct tempos_member members[TEMPOS_MAX_MEMBERS]; /* of a small route SMALL_MEMBERS are there */
@@ -371,7 +397,7 @@ struct tempos_counters {
  * epoch % 2. What was lost of a group is events - sent[group], once none is on its way any more.
  */
 struct tempos_copies {
-	__u64 sent[TEMPOS_MAX_GROUPS]; /* that their interface took */
+	__u64 sent[TEMPOS_MAX_GROUPS]; /* that their interface took, or that were not for the group's members */
 	__u64 events;                  /* of each of which every group was to get a copy */
 };
 
@@ -485,6 +511,9 @@ _Static_assert((TEMPOS_MAX_MEMBERS & (TEMPOS_MAX_MEMBERS - 1)) == 0, "power of t
 _Static_assert((TEMPOS_MAX_MEMBERS - TEMPOS_SPREAD_AT) * sizeof(struct tempos_member) >=
 		       TEMPOS_SPREAD_GROUPS * TEMPOS_SPREAD_SLOTS * sizeof(__u16), "the tables have room");
 _Static_assert(TEMPOS_MAX_GROUPS + TEMPOS_SPREAD_MEMBERS <= TEMPOS_GROUPS_PER_TOPIC, "each member has a counter");
+_Static_assert(TEMPOS_SIEVE_AT * sizeof(struct tempos_member) + sizeof(struct tempos_sieve) <=
+		       TEMPOS_SPREAD_AT * sizeof(struct tempos_member), "the sieve ends before the tables");
+_Static_assert((TEMPOS_RANGES & (TEMPOS_RANGES - 1)) == 0, "power of two: masks an index");
 _Static_assert((TEMPOS_SMALL_MEMBERS & (TEMPOS_SMALL_MEMBERS - 1)) == 0, "power of two: masks an index");
 #endif
 

@@ -19,6 +19,7 @@
  *      draw       a ticket for each group
  *      journal    of a topic that has one: written there (journal_write.h)
  *      for each group, in their order:
+ *        meant      of a foreign topic: for this group at all (sieve.h); else counted as sent
  *        pick       member, delivery sequence
  *        rewrite    as the XDP program does, but from the copy before
  *        clone      out of the member's interface              ---- refused: lost to this group
@@ -58,6 +59,7 @@
 #include "parse.h"
 #include "pick.h"
 #include "rewrite.h"
+#include "sieve.h"
 
 /* Left to whoever comes next; TCX_NEXT in newer headers. */
 #define NEXT TC_ACT_UNSPEC
@@ -93,13 +95,15 @@ static __always_inline void refresh_ip(struct iphdr *ip)
  * before. False if it cannot be written to.
  */
 static __always_inline bool readdress(struct __sk_buff *skb, const struct tempos_route *route,
-				       const struct tempos_member *member, __u64 sequence)
+				       const struct tempos_member *member, __u64 sequence,
+				       const struct sender *from)
 {
 	struct cursor frame = frame_of(skb);
 	struct ethhdr *eth = frame.at;
 	struct iphdr *ip = frame.at + IP_AT;
 	struct udphdr *udp = frame.at + UDP_AT;
 	void *payload = frame.at + PAYLOAD_AT;
+	__be16 source_port = settings.port;
 	__u64 addresses, rest = 0;
 	bool summed;
 
@@ -111,11 +115,19 @@ static __always_inline bool readdress(struct __sk_buff *skb, const struct tempos
 		rest = stamp_event(payload, route->epoch, sequence);
 	}
 	addresses = without_addresses(ip) + member->ip_sum;
-	rest += (__u64)without(udp->source) + settings.port + without(udp->dest) + member->port;
 	copy_macs(eth->h_dest, member->dst_mac);
 	copy_addresses(&ip->saddr, &member->source);
+	if (from) {
+		__u64 keeps = keeps_sender(member);
+		__be32 kept = from->address & keeps;
+
+		addresses += kept;
+		ip->saddr |= kept;
+		source_port ^= (source_port ^ from->port) & keeps;
+	}
+	rest += (__u64)without(udp->source) + source_port + without(udp->dest) + member->port;
 	refresh_ip(ip);
-	udp->source = settings.port;
+	udp->source = source_port;
 	udp->dest = member->port;
 	summed = udp->check;
 	if (!summed) {
@@ -135,7 +147,7 @@ static __always_inline bool send_copy(struct __sk_buff *skb, const struct tempos
 	__u64 sequence;
 
 	choose(route, group, mask, ticket, from, &member, &sequence);
-	if (!readdress(skb, route, member, sequence))
+	if (!readdress(skb, route, member, sequence, from))
 		return false;
 	/* Above 0 a queue says that it dropped a packet: this one, or one in its stead (NET_XMIT_CN). */
 	return !bpf_clone_redirect(skb, member->ifindex, 0);
@@ -152,6 +164,7 @@ static __always_inline enum tempos_reason forward(struct __sk_buff *skb, const s
 	struct tempos_drawn *tickets = bpf_map_lookup_elem(&drawn, &only);
 	struct sender from = sender_of(packet);
 	__u32 groups = route->group_count;
+	__u32 taking = by == BY_PORT ? takers(route, mask, &from) : ~0U;
 
 	if (!made || !tickets)
 		return TEMPOS_NO_ROUTE;
@@ -168,9 +181,12 @@ static __always_inline enum tempos_reason forward(struct __sk_buff *skb, const s
 		keep_event(skb, route, tickets->of[0], packet->payload_len, groups);
 #pragma nounroll
 	for (__u32 group = 0; group < TEMPOS_MAX_GROUPS; group++) {
+		__u64 ticket = tickets->of[group];
+
 		if (group >= groups)
 			break;
-		if (send_copy(skb, route, mask, group, tickets->of[group], by == BY_PORT ? &from : NULL))
+		if ((by == BY_PORT && !gets(route, group, mask, taking, &ticket)) ||
+		    send_copy(skb, route, mask, group, ticket, by == BY_PORT ? &from : NULL))
 			made->sent[group]++;
 	}
 	return TEMPOS_FORWARDED;

@@ -33,13 +33,20 @@ struct copy {
 	__be32 source;
 	__be32 ip;
 	__u8 macs[12];       /* destination, source */
+	__be16 source_port;
 	__be16 port;
 	__u16 ip_check;
 	__u16 udp_check;
-	__u16 pad;
 	__be32 sequence;     /* where the event is stamped */
 	__u32 ifindex;       /* the interface it leaves by; 0 once it has */
 	__u32 ticket;        /* its lower half, for a journal */
+};
+
+/* Who sent a datagram, as it lies in the packet before that is changed. */
+struct sender {
+	__be32 address;
+	__be16 port;
+	__u16 pad;
 };
 
 struct event {
@@ -49,8 +56,12 @@ struct event {
 	__u16 check_mask;    /* the same of a full UDP checksum */
 	__u16 count;
 	__u16 next;          /* all copies before this one have left */
-	__u16 pad;
+	__u16 made;          /* of a foreign topic: whether any group gets it */
 	__u32 ticket_high;   /* the other half, of the first group */
+	/* Of a foreign topic, for its groups one after the other: on the stack there is no room for it. */
+	struct sender from;
+	__u32 taking;        /* bits of the groups that take what comes from there */
+	__u32 more_pad;
 	struct copy copies[TEMPOS_MAX_GROUPS];
 };
 

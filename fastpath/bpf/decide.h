@@ -31,9 +31,12 @@
  *        |
  *        +---- several groups: broadcast (fanout.h), which leaves as one redirect, too
  *        |
- *      pick       ticket = tickets[base]++ ; member = ticket % n ; delivery sequence = ticket / n
+ *      draw       ticket = tickets[base]++
  *        |
  *        |            of a topic with a journal: written there (journal_write.h)
+ *        |            to a port: not for this group (sieve.h)  ---- DROP: forwarded
+ *        |
+ *      pick       member = ticket % n ; delivery sequence = ticket / n
  *        |
  *      rewrite    MACs; source := the address that the member knows, and the data port; destination := the
  *        |        member; DSCP := the class's, ECN := 0; TTL - 1; epoch and delivery sequence (event framing);
@@ -80,6 +83,7 @@
 #include "parse.h"
 #include "pick.h"
 #include "rewrite.h"
+#include "sieve.h"
 #include "tag.h"
 
 static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, const struct packet *packet,
@@ -115,17 +119,23 @@ static __always_inline enum tempos_reason forward(struct xdp_md *ctx, const stru
 {
 	const struct sender from = sender_of(packet);
 	const struct tempos_member *member;
-	__u64 sequence, ticket;
+	__u64 sequence, ticket, number;
 	__u64 change = 0;
 
-	if (!pick(route, 0, mask, by == BY_PORT ? &from : NULL, &member, &sequence, &ticket))
+	if (!draw(route, 0, &ticket))
 		return TEMPOS_NO_ROUTE;
 	if (route->journal)
 		keep_event(ctx, route, ticket, packet->payload_len, 1);
+	number = ticket;
+	if (by == BY_PORT && !gets(route, 0, mask, takers(route, mask, &from), &number))
+		return FOR_NOBODY;
+	choose(route, 0, mask, number, by == BY_PORT ? &from : NULL, &member, &sequence);
 	if (route->framing == TEMPOS_FRAMING_EVENT && packet->payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet->end)
 		change = stamp_event((struct tempos_event_header *)packet->payload, route->epoch, sequence);
 	rewrite_udp(packet->udp, packet->ip, member, generic, kind, change);
 	rewrite_ip(packet->ip, member, route->ip_start);
+	if (by == BY_PORT && !member->source)
+		restore_sender(packet->udp, packet->ip, &from, generic, kind);
 	copy_macs(packet->eth->h_dest, member->dst_mac);
 	return bpf_redirect_map(&egress, member->egress, 0) == XDP_REDIRECT ? TEMPOS_FORWARDED
 									   : TEMPOS_NO_EGRESS;
@@ -297,11 +307,20 @@ static __noinline int run_wide(struct xdp_md *ctx)
 	return conclude(outcome.row, outcome.reason);
 }
 
+/* As forwarded, too, counts what a foreign topic had for none of its members. */
+static __always_inline int conclude_foreign(__u32 row, __u32 reason)
+{
+	if (reason != FOR_NOBODY)
+		return conclude(row, reason);
+	count(row, TEMPOS_FORWARDED);
+	return XDP_DROP;
+}
+
 static __noinline int run_foreign(struct xdp_md *ctx)
 {
 	union outcome outcome = {.all = decide_foreign(ctx)};
 
-	return conclude(outcome.row, outcome.reason);
+	return conclude_foreign(outcome.row, outcome.reason);
 }
 
 /* What the program is that measures how long it takes (latency.h). */
@@ -321,7 +340,7 @@ static __always_inline int run_timed(struct xdp_md *ctx)
 	}
 	if (reason == TEMPOS_FORWARDED)
 		count_latency(row, framing, entered, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
-	return conclude(row, reason);
+	return conclude_foreign(row, reason);
 }
 
 #endif

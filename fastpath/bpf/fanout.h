@@ -37,9 +37,13 @@
 #include "parse.h"
 #include "pick.h"
 #include "rewrite.h"
+#include "sieve.h"
 
 /* Of Ethernet, IPv4 without options, and UDP. */
 #define HEADERS_LEN (sizeof(struct ethhdr) + sizeof(struct iphdr) + sizeof(struct udphdr))
+
+/* What a foreign event comes to that is for no member of any group; no reason of that number is ever counted. */
+#define FOR_NOBODY (TEMPOS_REASONS + 1)
 
 /* What a copy's checksums are made of, but for its member and its sequence. */
 struct common {
@@ -70,18 +74,34 @@ static __always_inline struct common rewrite_common(const struct packet *packet,
 		common.udp_sum += (__u64)without(bpf_htons(header->epoch)) + bpf_htons((__u8)route->epoch) +
 				  without_wide(header->delivery_sequence);
 	}
-	udp->source = udp->dest;
 	return common;
 }
 
 static __always_inline void describe_copy(struct copy *copy, const struct tempos_member *member,
-					  const struct common *common, __u16 check_mask, __be32 sequence)
+					  const struct common *common, __u16 check_mask, __be32 sequence,
+					  const struct sender *from)
 {
-	__u16 check = ~fold_wide(common->udp_sum + member->udp_sum + sequence);
+	__u64 udp_sum = common->udp_sum + member->udp_sum + sequence, ip_sum = common->ip_sum + member->ip_sum;
+	__be16 source_port = settings.port;
+	__be32 kept = 0;
+	__u16 check;
 
+	if (from) {
+		__u64 keeps = keeps_sender(member);
+
+		kept = from->address & keeps;
+		ip_sum += kept;
+		/* The data port is in the sum already. */
+		udp_sum += kept + (((__u64)without(source_port) + from->port) & keeps);
+		source_port ^= (source_port ^ from->port) & keeps;
+	}
+	check = ~fold_wide(udp_sum);
 	copy->udp_check = (check ? check : 0xffff) & check_mask;
-	copy->ip_check = ~fold_wide(common->ip_sum + member->ip_sum);
+	copy->ip_check = ~fold_wide(ip_sum);
 	copy_addresses(&copy->source, &member->source);
+	if (from)
+		copy->source |= kept;
+	copy->source_port = source_port;
 	copy->port = member->port;
 	copy->sequence = sequence;
 	copy->ifindex = member->ifindex;
@@ -123,7 +143,6 @@ static __always_inline enum tempos_reason make_copies(struct xdp_md *ctx, const 
 	__u32 count = route->group_count;
 	struct marked *marked = frame;
 	struct common common;
-	struct sender from = {};
 	struct event *event;
 	__u32 place;
 	void *ways;
@@ -134,8 +153,10 @@ static __always_inline enum tempos_reason make_copies(struct xdp_md *ctx, const 
 	event = bpf_map_lookup_elem(&events, &place);
 	if (!event)
 		return TEMPOS_NO_ROUTE;
-	if (foreign)
-		from = sender_of(&packet);
+	if (foreign) {
+		event->from = sender_of(&packet);
+		event->taking = takers(route, mask, &event->from);
+	}
 	common = rewrite_common(&packet, route, stamped);
 	event->number = state->number;
 	event->row = row;
@@ -144,23 +165,39 @@ static __always_inline enum tempos_reason make_copies(struct xdp_md *ctx, const 
 	event->check_mask = kind == CHECKSUM_FULL ? 0xffff : 0;
 	event->count = count;
 	event->next = 0;
+	if (foreign)
+		event->made = 0;
 	for (__u32 group = 0; group < TEMPOS_MAX_GROUPS && group < count; group++) {
 		const struct tempos_member *member;
 		__u64 sequence, ticket;
 
-		if (!pick(route, group, mask, foreign ? &from : NULL, &member, &sequence, &ticket))
+		if (!draw(route, group, &ticket))
 			return TEMPOS_NO_EGRESS;
 		if (!group)
 			event->ticket_high = ticket >> 32;
 		event->copies[group].ticket = ticket;
+		if (foreign && !gets(route, group, mask, event->taking, &ticket)) {
+			/* None of its copies is lost; in the sum that leads to the devmap it is nothing. */
+			event->copies[group].ifindex = 0;
+			account->sent[group]++;
+			continue;
+		}
+		choose(route, group, mask, ticket, foreign ? &event->from : NULL, &member, &sequence);
 		describe_copy(&event->copies[group], member, &common,
 			      *(volatile __u16 *)&event->check_mask,
-			      bpf_htonl(sequence) & *(volatile __u32 *)&event->sequence_mask);
+			      bpf_htonl(sequence) & *(volatile __u32 *)&event->sequence_mask,
+			      foreign ? &event->from : NULL);
 		fanout += member->egress;
+		if (foreign)
+			event->made = 1;
 	}
 	/* As it came in. */
 	if (route->journal)
 		keep_copies(ctx, route, event, number(packet.udp->len) - sizeof(struct udphdr));
+	if (foreign && !event->made) {
+		account->events++;
+		return FOR_NOBODY;
+	}
 	if (stamped && packet.payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet.end)
 		((struct tempos_event_header *)packet.payload)->epoch = route->epoch;
 	marked->mark = MARK;
@@ -253,7 +290,7 @@ static __always_inline int deliver(struct xdp_md *ctx)
 	copy_macs(eth->h_dest, copy->macs);
 	copy_addresses(&ip->saddr, &copy->source);
 	ip->check = copy->ip_check;
-	udp->dest = copy->port;
+	copy_ports(&udp->source, &copy->source_port);
 	udp->check = copy->udp_check;
 	row = event->row;
 	account = bpf_map_lookup_elem(&copies, &row);

@@ -30,12 +30,6 @@ static __always_inline bool draw(const struct tempos_route *route, __u32 group, 
 	return true;
 }
 
-/* Who sent a datagram, as it lies in the packet before that is changed. */
-struct sender {
-	__be32 address;
-	__be16 port;
-};
-
 /*
  * Where among the route's members the one of a group that picks by the source is. It has a counter of its own, for its
  * share does not follow from the tickets. A route with tables is of full size: `mask`, a constant to the verifier, says
@@ -86,16 +80,6 @@ static __always_inline void choose(const struct tempos_route *route, __u32 group
 	/* Keeps clang from working the address out again at each use. */
 	asm volatile("" : "+r"(member));
 	*picked = member;
-}
-
-/* The same with the group's next ticket. */
-static __always_inline bool pick(const struct tempos_route *route, __u32 group, __u32 mask, const struct sender *from,
-				 const struct tempos_member **picked, __u64 *sequence, __u64 *ticket)
-{
-	if (!draw(route, group, ticket))
-		return false;
-	choose(route, group, mask, *ticket, from, picked, sequence);
-	return true;
 }
 
 #endif

@@ -89,6 +89,11 @@ static __always_inline void copy_macs(__u8 *to, const __u8 *from)
 	*(four_bytes *)(to + 8) = *(const four_bytes *)(from + 8);
 }
 
+static __always_inline void copy_ports(__be16 *to, const __be16 *from)
+{
+	*(four_bytes *)to = *(const four_bytes *)from;
+}
+
 static __always_inline void rewrite_ip(struct iphdr *ip, const struct tempos_member *member, __be16 start)
 {
 	ip->check = ~fold_wide(start_ip(ip, start) + member->ip_sum);
@@ -135,6 +140,32 @@ static __always_inline void to_data_port(struct udphdr *udp, __be16 data_port, e
 		udp->check = check ? check : 0xffff;
 	}
 	udp->dest = data_port;
+}
+
+/* All ones where members get datagrams from the sender's own address and port, else 0; no branch. */
+static __always_inline __u64 keeps_sender(const struct tempos_member *member)
+{
+	__u64 kept = ((__u64)member->source - 1) >> 63;
+
+	kept = -kept;
+	asm volatile("" : "+r"(kept));
+	return kept;
+}
+
+/* What was readdressed for a member that keeps the sender, with a source of 0, gets the sender's again. */
+static __always_inline void restore_sender(struct udphdr *udp, struct iphdr *ip, const struct sender *from,
+					   bool generic, enum checksum_kind kind)
+{
+	if (kind == CHECKSUM_FULL) {
+		__u16 check = ~fold_wide((__u64)without(udp->check) + from->address + without(udp->source) + from->port);
+
+		udp->check = check ? check : 0xffff;
+	} else if (generic && kind == CHECKSUM_PARTIAL) {
+		udp->check = fold_wide((__u64)udp->check + from->address);
+	}
+	ip->check = ~fold_wide((__u64)without(ip->check) + from->address);
+	ip->saddr = from->address;
+	udp->source = from->port;
 }
 
 _Static_assert(offsetof(struct tempos_member, src_mac) == offsetof(struct tempos_member, dst_mac) + ETH_ALEN,

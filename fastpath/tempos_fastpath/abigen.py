@@ -20,7 +20,7 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parents[2]
 HEADER = ROOT / "fastpath" / "bpf" / "abi.h"
 #: Beside it, what of the maps' contents only programs know, and how two of them act on it together.
-_BESIDE = "maps beside topics copies fanout latency buckets journal journal_write spread"
+_BESIDE = "maps beside topics copies fanout latency buckets journal journal_write spread meant sieve"
 KERNEL_SIDE = tuple(HEADER.with_name(f"{name}.h") for name in _BESIDE.split())
 TARGET = ROOT / "clients" / "tempos" / "_abi.py"
 TYPESCRIPT = ROOT / "clients" / "typescript" / "src" / "abi.ts"

@@ -19,7 +19,7 @@ from functools import partial
 from typing import NamedTuple
 
 from tempos import Unavailable, _abi
-from tempos._abi import NARROW, SMALL_MEMBERS, Way
+from tempos._abi import NARROW, Way
 from tempos._rows import Rows
 from tempos_bpf.errors import BpfError
 from tempos_bpf.maps import Map, MapType, create_map
@@ -219,8 +219,7 @@ class KernelRoutes:
             self._fanouts.make(claim.fanout)
         row = self._row_of[plan.topic]
         value = encode_route(plan, row, claim.slots, claim.fanout or 0)
-        # Tables take the room of one of full size.
-        small = plan.topic >= NARROW and len(plan.hops) <= SMALL_MEMBERS and not plan.spreads
+        small = plan.topic >= NARROW and plan.is_small
         if small:
             value = value[:SMALL_ROUTE_SIZE]
         return _Swap(plan.topic, claim, _Held(row, small, _digest(value)), value)

@@ -17,9 +17,11 @@ from typing import Any
 
 from tempos import Framing, Member, Overflow, Pick, Quality, Reason, _abi
 from tempos._abi import Tags, Way
+from tempos._senders import ranges_of, takings
 from tempos._slots import group_slot
 from tempos._spread import slots_of
 from tempos.histogram import Histogram, Latency
+from tempos_fastpath.broadcast import NOWHERE
 from tempos_fastpath.network.gates import Gate
 from tempos_fastpath.plan import Hop, Plan
 from tempos_fastpath.structs import (
@@ -42,9 +44,10 @@ _EPOCH_AT, _BASE_AT, _TOPIC_AT = (
     struct_offset("struct tempos_route", field) for field in ("epoch", "ticket_base", "topic")
 )
 
-#: Where the tables of groups that pick by the source begin.
-_TABLES_AT = struct_offset("struct tempos_route", "members") + _abi.SPREAD_AT * struct_size(
-    "struct tempos_member"
+#: Where what groups get begins, if that is not all, and the tables of those that pick by the source.
+_SIEVE_AT, _TABLES_AT = (
+    struct_offset("struct tempos_route", "members") + at * struct_size("struct tempos_member")
+    for at in (_abi.SIEVE_AT, _abi.SPREAD_AT)
 )
 TOPIC_SIZE = struct_size("struct tempos_topic")
 #: Bytes from the begin of a ``struct tempos_pulse``.
@@ -112,7 +115,7 @@ def encode_route(plan: Plan, row: int, slots: Mapping[int, int], fanout: int = 0
     lay_out = _laid_out if len(plan.hops) <= _abi.SMALL_MEMBERS else _laid_out.__wrapped__
     like = Plan(
         0, 0, plan.framing, plan.mtu, plan.groups, plan.sources, plan.way, plan.why, plan.tos, plan.limited,
-        plan.journal, plan.pick,
+        plan.journal, plan.pick, plan.options,
     )  # fmt: skip
     value = bytearray(lay_out(like, tuple(slots.items()), fanout))
     struct.pack_into("=I", value, _EPOCH_AT, plan.epoch)
@@ -131,6 +134,8 @@ def _laid_out(plan: Plan, slots: tuple[tuple[int, int], ...], fanout: int) -> by
     route.ip_start = socket.htons(_IP_VERSION_IHL << 8 | plan.tos)
     route.limited = plan.limited
     route.journal = plan.journal
+    route.less = _bits(plan.less)
+    route.by_sender = _bits(index for index, each in enumerate(plan.options) if each.sources)
     route.source_count = len(plan.sources)
     for index, source in enumerate(plan.sources):
         network = ipaddress.IPv4Network(source, strict=False)
@@ -153,19 +158,37 @@ def _laid_out(plan: Plan, slots: tuple[tuple[int, int], ...], fanout: int) -> by
             tables += array("H", slots_of(members)).tobytes()
         for hop in group:
             member = route.members[first]
-            _fill_member(member, hop, egress[hop.ifindex])
+            _fill_member(member, hop, egress[hop.ifindex], keep=index in plan.keeps)
             if hop.left_out:
                 _leave_out(member, plan.way)
             first += 1
-    value = struct_bytes(route)
-    return value[:_TABLES_AT] + tables + value[_TABLES_AT + len(tables) :]
+    value = bytearray(struct_bytes(route))
+    value[_TABLES_AT : _TABLES_AT + len(tables)] = tables
+    if plan.less:
+        sieve = _sieve(plan)
+        value[_SIEVE_AT : _SIEVE_AT + len(sieve)] = sieve
+    return bytes(value)
+
+
+def _sieve(plan: Plan) -> bytes:
+    """What the members of each group get, where those do not all get everything."""
+    sieve = struct_new("struct tempos_sieve")
+    for each in takings(plan.options):
+        sieve.of[each.group].every = each.every
+        sieve.of[each.group].taken = each.meant
+    ranges = ranges_of(tuple(each.sources for each in plan.options))
+    for index, (start, groups) in enumerate(zip(*ranges, strict=True)):
+        sieve.ranges[index].start = start
+        sieve.ranges[index].groups = groups
+    return struct_bytes(sieve)
 
 
 @dataclass(frozen=True, slots=True)
 class HeldRoute:
     """What a ``struct tempos_route`` uses. ``egresses``: of each group, (interface, egress) of its members.
 
-    The egress is a slot, or for a broadcast what the member adds to ``fanout``.
+    The egress is a slot, or for a broadcast what the member adds to ``fanout``; there a group that does not
+    get all has NOWHERE besides.
     """
 
     topic: int
@@ -188,12 +211,19 @@ def decode_route(value: bytes) -> HeldRoute:
         [route.members[index] for index in range(group.first, group.first + group.count)]
         for group in route.groups[0 : route.group_count]
     ]
+    way = Way(route.way)
     return HeldRoute(
         topic=int(route.topic),
         epoch=int(route.epoch),
-        way=Way(route.way),
+        way=way,
         fanout=int(route.fanout),
-        egresses=tuple(tuple((int(each.ifindex), int(each.egress)) for each in group) for group in groups),
+        egresses=tuple(
+            (
+                *(((NOWHERE, 0),) if way is Way.BROADCAST and int(route.less) >> index & 1 else ()),
+                *((int(each.ifindex), int(each.egress)) for each in group),
+            )
+            for index, group in enumerate(groups)
+        ),
     )
 
 
@@ -272,8 +302,12 @@ def runs_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
     return runs
 
 
-def _fill_member(member: Any, hop: Hop, slot: int) -> None:
-    source, address, port = _address(hop.source), _address(hop.ip), socket.htons(hop.port)
+def _bits(places: Iterable[int]) -> int:
+    return sum(1 << place for place in places)
+
+
+def _fill_member(member: Any, hop: Hop, slot: int, *, keep: bool) -> None:
+    source, address, port = 0 if keep else _address(hop.source), _address(hop.ip), socket.htons(hop.port)
     member.source = source
     member.ip = address
     member.dst_mac = _mac(hop.mac or _NO_MAC)

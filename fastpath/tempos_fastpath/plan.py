@@ -7,10 +7,11 @@ there is none. Both are values: two of them differ exactly if something relevant
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tempos import DATA_PORT, Fanout, Framing, Member, PathPolicy, Pick, Quality, Route, _abi
+from tempos import DATA_PORT, Fanout, Framing, GroupOptions, Member, PathPolicy, Pick, Quality, Route, _abi
 from tempos._abi import Way
+from tempos._senders import options_of
 from tempos_fastpath.broadcast import Broadcast, plan_broadcast
 from tempos_fastpath.network.facts import Destination, Facts, Interface, destination
 from tempos_fastpath.network.facts import Way as WayTo
@@ -66,6 +67,7 @@ class Plan:
     CIDR; none: from anywhere. ``why``: of several groups, why they are served in this ``way``. ``tos``:
     that byte of the IPv4 header of what leaves. ``limited``: the topic has a rate, ``journal``: its
     events are kept; what that takes the kernel finds elsewhere. ``pick``: which member of a group gets one.
+    ``options``: of each group what it gets and from whose address; none: all do, from ours.
     """
 
     topic: int
@@ -80,6 +82,22 @@ class Plan:
     limited: bool = False
     journal: bool = False
     pick: Pick = Pick.TURN
+    options: tuple[GroupOptions, ...] = ()
+
+    @property
+    def less(self) -> frozenset[int]:
+        """The groups that do not get all."""
+        return frozenset(at for at, each in enumerate(self.options) if each.sources or each.every > 1)
+
+    @property
+    def keeps(self) -> frozenset[int]:
+        """The groups that get what they get from the sender's address."""
+        return frozenset(at for at, each in enumerate(self.options) if each.keep)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether a small route has room for it: tables and sieves take that of one of full size."""
+        return len(self.hops) <= _abi.SMALL_MEMBERS and not self.spreads and not self.less
 
     @property
     def spreads(self) -> bool:
@@ -99,7 +117,7 @@ class Plan:
     @property
     def broadcast(self) -> Broadcast:
         """Of that way: the devmaps for its copies."""
-        found = plan_broadcast(_interfaces(self.groups))
+        found = plan_broadcast(_interfaces(self.groups), self.less)
         assert isinstance(found, Broadcast), "there is no plan to broadcast otherwise"
         return found
 
@@ -122,10 +140,6 @@ def refuse_at_once(route: Route) -> Refusal | None:
         return Refusal("the topic's policy is slow")
     if not route.groups:
         return Refusal("the topic has no member")
-    for each in route.topic.groups:
-        if each.is_of_path:
-            what = 'source = "keep"' if each.keep else "sources" if each.sources else "every"
-            return Refusal(f"group {each.name!r} has {what}, which the slow path alone knows")
     if len(route.groups) > _abi.MAX_GROUPS:
         return Refusal(f"{len(route.groups)} groups: the fast path carries at most {_abi.MAX_GROUPS}")
     if len(route.topic.sources) > _abi.MAX_SOURCES:
@@ -134,6 +148,9 @@ def refuse_at_once(route: Route) -> Refusal | None:
     count = sum(len(group.members) for group in route.groups)
     if count > _abi.MAX_MEMBERS:
         return Refusal(f"{count} members: the fast path carries at most {_abi.MAX_MEMBERS} of a topic")
+    if count > _abi.SIEVE_AT and any(each.sources or each.every > 1 for each in options_of(route)):
+        where = "of a topic whose groups have sources or every"
+        return Refusal(f"{count} members: the fast path carries at most {_abi.SIEVE_AT} {where}")
     return None
 
 
@@ -154,17 +171,20 @@ def plan_route(
     if refusal is not None:
         return refusal
     groups: list[tuple[Hop, ...]] = []
+    options = _options(route)
     unresolved: list[tuple[int, str]] = []
     waiting: list[str] = []
     mtu = MAX_U16
     no_redirect = ""
     mark = (tos or {}).get(route.topic.quality, 0)
     try:
-        for group in route.groups:
+        for at, group in enumerate(route.groups):
             hops: list[Hop] = []
             for member in group.members:
                 egress, towards = _egress(member, facts, mark)
                 flow = Flow(towards.source, means.port, member.ip, member.port, egress.index)
+                if options and options[at].keep:
+                    flow = replace(flow, source=None, source_port=None)
                 if why := hindrance(facts.policies, flow, outgoing=True):
                     raise _Obstacle(f"member {member}: {why}")
                 mtu = min(mtu, egress.mtu, towards.mtu or MAX_U16)
@@ -189,7 +209,8 @@ def plan_route(
             more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
             reason = f"no MAC address yet of member {waiting[0]}{more}"
             return Refusal(reason, tuple(dict.fromkeys(unresolved)))
-        way, why = _choose_way(route.topic.fanout, groups, means, no_redirect)
+        less = frozenset(at for at, each in enumerate(options) if each.sources or each.every > 1)
+        way, why = _choose_way(route.topic.fanout, groups, less, means, no_redirect)
     except _Obstacle as obstacle:
         return Refusal(str(obstacle))
     if way is Way.BROADCAST:
@@ -208,6 +229,7 @@ def plan_route(
         limited=topic.rate > 0,
         journal=topic.journal > 0,
         pick=topic.pick,
+        options=options,
     )
 
 
@@ -239,7 +261,7 @@ class Planner:
         # Not by `replace`, which takes as long as all the rest.
         return Plan(
             topic.id, route.epoch, found.framing, found.mtu, found.groups, found.sources, found.way,
-            found.why, found.tos, found.limited, found.journal, found.pick,
+            found.why, found.tos, found.limited, found.journal, found.pick, found.options,
         )  # fmt: skip
 
     def knows(self, route: Route, facts: Facts) -> bool:
@@ -282,17 +304,30 @@ def _interfaces(groups: Sequence[Sequence[Hop]]) -> list[list[int]]:
     return [[hop.ifindex for hop in group] for group in groups]
 
 
+def _options(route: Route) -> tuple[GroupOptions, ...]:
+    """What a plan needs to know of the groups; nothing where that is nothing of any."""
+    if not any(each.is_of_path for each in route.topic.groups):
+        return ()
+    options = options_of(route)
+    if not any(each.is_of_path for each in options):
+        return ()
+    return tuple(GroupOptions("", each.sources, each.every, each.keep) for each in options)
+
+
 def _choose_way(
-    wish: Fanout, groups: Sequence[Sequence[Hop]], means: Means, no_redirect: str
+    wish: Fanout, groups: Sequence[Sequence[Hop]], less: Collection[int], means: Means, no_redirect: str
 ) -> tuple[Way, str]:
-    """The way to carry these groups, and why that one; or the obstacle."""
+    """The way to carry these groups, and why that one; or the obstacle.
+
+    ``less``: those that do not get all.
+    """
     if len(groups) == 1 and wish is not Fanout.TC:
         if no_redirect:
             raise _Obstacle(no_redirect)
         return Way.ONE, ""
     no_broadcast = means.no_broadcast or no_redirect
     if not no_broadcast:
-        found = plan_broadcast(_interfaces(groups))
+        found = plan_broadcast(_interfaces(groups), less)
         no_broadcast = found if isinstance(found, str) else ""
     if wish is not Fanout.TC and not no_broadcast:
         return Way.BROADCAST, "copies by XDP broadcast"

@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 import socket
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path as FilePath
 
 import pytest
 from support.brokers import Node, get
+from support.features import NO_TCX, no_tcx
 from support.nodes import udp
 from support.ports import free_ports
 from support.privileges import require_kernel, require_netns
 from support.waiting import LIMIT, until
 
-from tempos import Admin, Framing, Group, GroupOptions, Member, Path, Pick, Topic
+from tempos import Admin, Fanout, Framing, Group, GroupOptions, Member, Path, Pick, Topic
 from tempos_bench.measure.broker import Broker
 from tempos_bench.nodes.topology import build
 
 PORT = 2055
-#: Mode, portable; beside the fast path it is the slow one that serves them.
-CASES = {"recvmmsg": ("off", False), "portable": ("off", True), "beside": ("native", False)}
+#: Mode, portable, who makes the copies for several groups.
+CASES = {
+    "recvmmsg": ("off", False, Fanout.AUTO),
+    "portable": ("off", True, Fanout.AUTO),
+    "broadcast": ("native", False, Fanout.XDP),
+    "clone": ("native", False, Fanout.TC),
+    "generic": ("generic", False, Fanout.AUTO),
+}
 SENT = 60
 
 
@@ -28,14 +38,16 @@ SENT = 60
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("pick", [Pick.TURN, Pick.SOURCE_PORT])
 def test_each_group_gets_its_senders_and_its_sample_to_the_datagram(case: str, pick: Pick) -> None:
-    mode, portable = CASES[case]
+    mode, portable, fanout = CASES[case]
     require_netns()
     if mode != "off":
         require_kernel()
+    if (case == "clone" or mode == "generic") and no_tcx():
+        pytest.skip(NO_TCX)
     with build("straight") as topology, ExitStack() as stack:
         a, b, c = topology.publisher, topology.broker, topology.subscriber
         flows = Topic(
-            300, "flows", framing=Framing.FOREIGN, ports=(PORT,), pick=pick,
+            300, "flows", framing=Framing.FOREIGN, ports=(PORT,), pick=pick, fanout=fanout,
             groups=(
                 GroupOptions("ours", (f"{a.address}/32",)),
                 GroupOptions("others", ("192.0.2.0/24",)),
@@ -56,7 +68,7 @@ def test_each_group_gets_its_senders_and_its_sample_to_the_datagram(case: str, p
         }
         broker = stack.enter_context(Broker(b, {flows: groups}, mode=mode, portable=portable))
         if mode != "off":
-            assert "the slow path alone" in broker.wait_path("flows", Path.SLOW).reason
+            broker.wait_path("flows", Path.FAST)
         with udp(a, (a.address, 0)) as sock:
             for number in range(SENT):
                 sock.sendto(b"%d" % number, (b.address, PORT))
@@ -75,6 +87,7 @@ def test_each_group_gets_its_senders_and_its_sample_to_the_datagram(case: str, p
             until(lambda name=name, got=got, numbers=numbers: _read(sinks[name], got) >= len(numbers))
             assert sorted(map(int, got)) == list(numbers), name
         assert (told.problems, told.refused) == ((), {})
+        assert (told.fast, told.slow) == ((0, SENT) if mode == "off" else (SENT, 0))
         rows = {group["name"]: group for group in broker.entry("flows")["groups"]}
         for name, numbers in wanted.items():
             row = rows[name]
@@ -83,6 +96,82 @@ def test_each_group_gets_its_senders_and_its_sample_to_the_datagram(case: str, p
             assert row["sampled"] == SENT - filtered - len(numbers)
             assert row["unknown"] == len(numbers)
             assert sum(member["ticketed"] for member in row["members"]) == len(numbers)
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("several", [False, True], ids=["one", "broadcast"])
+def test_samples_go_on_where_they_were_over_a_kill_and_change_under_traffic(
+    tmp_path: FilePath, several: bool
+) -> None:
+    """The kernel counts on while there is no broker; options change while datagrams come."""
+    require_netns()
+    require_kernel()
+    with build("straight") as topology, ExitStack() as stack:
+        a, b, c = topology.publisher, topology.broker, topology.subscriber
+        ours, senders = GroupOptions("some", (f"{a.address}/32",), 7), ["192.0.2.0/24"]
+        sinks = [stack.enter_context(udp(c, (c.address, 7000 + n))) for n in range(1 + several)]
+        for sink in sinks:
+            sink.setblocking(False)
+        members = [
+            {"ip": c.address, "port": 7000 + n, "group": ("some", "all")[n]} for n in range(1 + several)
+        ]
+        source = stack.enter_context(udp(a, (a.address, 0)))
+        state, sent = str(tmp_path / "state"), 0
+        got: list[list[bytes]] = [[] for _ in sinks]
+
+        def send(count: int) -> None:
+            nonlocal sent
+            for number in range(sent, sent + count):
+                source.sendto(b"%d" % number, (b.address, PORT))
+            sent += count
+
+        def row() -> dict[str, int]:
+            entry = next(each for each in broker.entry("flows")["groups"] if each["name"] == "some")
+            return {key: entry[key] for key in ("tickets", "unknown", "filtered", "sampled")}
+
+        def has(*wanted: int) -> bool:
+            """So much has come, of each group that there is."""
+            come = [_read([sink], each) for sink, each in zip(sinks, got, strict=True)]
+            return all(map(operator.ge, come, wanted))
+
+        def options(every: int, sources: Sequence[str]) -> object:
+            return {"group": [{"name": "some", "every": every, "sources": sources}]}
+
+        broker = stack.enter_context(Broker(b, {}, mode="native", state=state))
+        broker.ask("POST", "/v1/topics", {"name": "flows", "ports": [PORT], "member": members,
+                                          **options(ours.every, ours.sources)})  # fmt: skip
+        broker.wait_path("flows", Path.FAST)
+        send(20)
+        broker.program.kill()
+        send(20)
+        until(lambda: has(6, 40))
+        broker = stack.enter_context(Broker(b, {}, mode="native", state=state))
+        broker.wait_path("flows", Path.FAST)
+        send(20)
+        until(lambda: has(9, 60))
+        assert sorted(map(int, got[0])) == list(range(0, 60, 7))
+        until(lambda: row()["tickets"] == 60)
+        assert row() == {"tickets": 60, "unknown": 9, "filtered": 0, "sampled": 51}
+        with ThreadPoolExecutor(1) as pool:
+            changing = pool.submit(lambda: [
+                broker.ask("PATCH", "/v1/topics/flows", options(every, sources))
+                for every, sources in ((3, []), (2, senders), (4, ours.sources), (1, []), (5, []))
+            ])  # fmt: skip
+            while not changing.done():
+                send(20)
+                until(lambda: has(0, sent))
+            changing.result()
+        told = broker.wait_received("flows", sent)
+        until(lambda: row()["tickets"] == sent)
+        after = row()
+        assert after["unknown"] + after["filtered"] + after["sampled"] == sent
+        until(lambda: has(after["unknown"], sent))
+        assert len(set(got[0])) == len(got[0]) == after["unknown"]
+        if several:
+            assert sorted(map(int, got[1])) == list(range(sent)), (
+                "what another group gets is all the same to it"
+            )
+        assert (told.problems, told.refused) == ((), {})
 
 
 def _read(sinks: list[socket.socket], got: list[bytes]) -> int:

@@ -9,27 +9,32 @@ from pathlib import Path as FilePath
 
 import pytest
 from support.brokers import Node
+from support.features import NO_TCX, no_tcx
 from support.nodes import udp
 from support.ports import free_ports
 from support.privileges import require_kernel, require_netns
 
-from tempos import Admin, ApiRefused, Framing, Group, GroupOptions, Member, Path, Topic
+from tempos import Admin, ApiRefused, Fanout, Framing, Group, GroupOptions, Member, Path, Topic
 from tempos_bench.measure.broker import Broker
 from tempos_bench.nodes.topology import build
 
 PORT = 2055
-#: Mode, portable, groups beside the one that keeps the source; it is the slow path that serves them.
+#: Mode, portable, groups beside the one that keeps the source, who makes the copies.
 CASES = {
-    "recvmmsg": ("off", False, 1),
-    "portable": ("off", True, 1),
-    "alone": ("native", False, 0),
-    "beside": ("native", False, 1),
+    "recvmmsg": ("off", False, 1, Fanout.AUTO),
+    "portable": ("off", True, 1, Fanout.AUTO),
+    "alone": ("native", False, 0, Fanout.AUTO),
+    "alone, generic": ("generic", False, 0, Fanout.AUTO),
+    "broadcast": ("native", False, 1, Fanout.XDP),
+    "clone": ("native", False, 1, Fanout.TC),
 }
+#: As much as a frame carries.
+MOST = 1472
 BODIES = [
     b"a",
     b"even",
     bytes(1400),
-    bytes(1472),
+    bytes(MOST),
     *(bytes((size & 0xFF,)) * size for size in (1473, 4000, 9000)),
 ]
 
@@ -37,12 +42,14 @@ BODIES = [
 @pytest.mark.netns
 @pytest.mark.parametrize("case", CASES)
 def test_a_collector_sees_the_senders(case: str) -> None:
-    mode, portable, others = CASES[case]
+    mode, portable, others, fanout = CASES[case]
     require_netns()
     if mode != "off":
         require_kernel()
+    if case == "clone" and no_tcx():
+        pytest.skip(NO_TCX)
     flows = Topic(
-        300, "flows", framing=Framing.FOREIGN, ports=(PORT,),
+        300, "flows", framing=Framing.FOREIGN, ports=(PORT,), fanout=fanout,
         groups=(GroupOptions("kept", keep=True),),
     )  # fmt: skip
     with build("straight") as topology, ExitStack() as stack:
@@ -54,7 +61,7 @@ def test_a_collector_sees_the_senders(case: str) -> None:
             Broker(b, {flows: groups}, mode=mode, portable=portable, limits={"datagram": 9100})
         )
         if mode != "off":
-            broker.wait_path("flows", Path.SLOW)
+            broker.wait_path("flows", Path.FAST)
         wanted = []
         for _ in range(3):
             with udp(a, (a.address, 0)) as sock:
@@ -69,6 +76,9 @@ def test_a_collector_sees_the_senders(case: str) -> None:
             assert {sender for _, sender in got} == {(topology.facing_subscriber, 9998)}
         told = broker.wait_received("flows", len(wanted))
         assert (told.problems, told.refused) == ((), {})
+        # What comes in fragments is for the slow path alone; what fits is for the fast one.
+        whole = sum(len(body) <= MOST for body, _ in wanted) if mode != "off" else 0
+        assert (told.fast, told.slow) == (whole, len(wanted) - whole)
         (options,) = broker.entry("flows")["group_options"]
         assert (options["name"], options["source"]) == ("kept", "keep")
 

@@ -41,7 +41,7 @@ from support.packets import (
     pseudo_sum,
     raw,
 )
-from support.packets_foreign import FENCED_FLOWS, FLOWS, FOREIGN_ROWS, LONELY_FLOWS, SEVERAL_FLOWS, SLOW_FLOWS
+from support.packets_foreign import FENCED_FLOWS, FLOWS, FOREIGN_ROWS, LONELY_FLOWS, SEVERAL_FLOWS
 from support.privileges import require_kernel, require_netns
 from support.tagging import tags_by_mark
 from support.waiting import LIMIT
@@ -114,7 +114,10 @@ class Lane:
             FENCED_FLOWS: (Group("workers", members),),
             LONELY: (),
             LONELY_FLOWS: (),
-            **{_by(topic, mode): self._groups(c, topic, groups) for topic, groups in ALL_SEVERAL.items()},
+            **{
+                _by(topic, mode) if groups > 1 else topic: self._groups(c, topic, groups)
+                for topic, groups in ALL_SEVERAL.items()
+            },
             LIMITED: (Group("workers", members),),
             SPILLING: (Group("workers", members),),
             SENTINEL: (Group("sentinel", (Member(c, SENTINEL_PORT),)),),
@@ -144,9 +147,7 @@ class Lane:
         )
         if mode != "off":
             for topic in (*ROUTED, FLOWS, FENCED_FLOWS, *SEVERAL_FLOWS, LIMITED, SPILLING):
-                if topic in SLOW_FLOWS:
-                    assert "the slow path alone" in self.broker.wait_path(topic.name, Path.SLOW).reason
-                elif topic in ALL_SEVERAL and not copies_in_the_kernel(mode):
+                if ALL_SEVERAL.get(topic, 1) > 1 and not copies_in_the_kernel(mode):
                     assert NO_TCX in self.broker.wait_path(topic.name, Path.SLOW).reason
                 else:
                     self.broker.wait_path(topic.name, Path.FAST)
@@ -328,7 +329,7 @@ def test_a_packet_has_one_meaning(row: Row, outcomes: dict[str, dict[str, Outcom
         assert [others(each.fast) for each in (generic, native, tc)] == [{}] * 3
         return
     assert native.fast.get(row.fast.label, 0) >= 1, native.fast
-    if row.groups > 1 and not copies_in_the_kernel("tc"):
+    if row.several and not copies_in_the_kernel("tc"):
         # The slow path serves it: to the kernel it is a topic without a route.
         told = [
             {name: each.fast.get(name, 0) for name in ("forwarded", "by_clone")} for each in (generic, tc)
@@ -337,7 +338,7 @@ def test_a_packet_has_one_meaning(row: Row, outcomes: dict[str, dict[str, Outcom
         return
     assert generic.fast.get((row.generic or row.fast).label, 0) >= 1, generic.fast
     assert tc.fast.get(row.fast.label, 0) >= 1, tc.fast
-    by_clone = int(row.groups > 1 and row.fast is Reason.FORWARDED)
+    by_clone = int(row.several and row.fast is Reason.FORWARDED)
     assert [each.fast.get("by_clone", 0) for each in (generic, native, tc)] == [by_clone, 0, by_clone]
 
 

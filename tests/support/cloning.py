@@ -31,6 +31,7 @@ from tempos_fastpath.layout import decode_counters, encode_route, encode_setting
 from tempos_fastpath.loading import OBJECT as XDP_OBJECT
 from tempos_fastpath.loading import PROGRAM as XDP_PROGRAM
 from tempos_fastpath.plan import Hop, Plan
+from tempos_fastpath.ports import KernelPorts
 from tempos_fastpath.rows import KernelRows, sizes
 from tempos_fastpath.survival.pins import LATENCY
 from tempos_fastpath.tickets import SharedTickets
@@ -82,12 +83,17 @@ class CloneRig:
         self._stack.callback(self.tickets.close)
         self._places = KernelRows(xdp.map("rows").mmap())
         self._stack.callback(self._places.close)
+        self.ports = KernelPorts(xdp.map("ports").mmap())
+        self._stack.callback(self.ports.close)
 
     def install(self, topic: int, groups: Sequence[Sequence[Hop]], *, framing: Framing, epoch: int = 1,
                 way: Way = Way.CLONE, sources: tuple[str, ...] = ()) -> None:  # fmt: skip
         """Swap a route in."""
-        plan = Plan(topic, epoch, framing, 1500, tuple(map(tuple, groups)), sources, way)
-        row = self.rows.give(topic)
+        self.install_plan(Plan(topic, epoch, framing, 1500, tuple(map(tuple, groups)), sources, way))
+
+    def install_plan(self, plan: Plan) -> None:
+        """The same of a plan."""
+        row = self.rows.give(plan.topic)
         self._places.configure(self.rows.given())
         put_route(self.map, plan, row, encode_route(plan, row, dict.fromkeys(self.near, 0)))
 

@@ -12,8 +12,11 @@ from tempos_fastpath.plan import Hop
 
 
 def expected(frame: bytes, member: Hop, *, generic: bool, epoch: int = 0, sequence: int = 0,
-             stamped: bool = False, tos: int = 0) -> bytes:  # fmt: skip
-    """The frame as one member must get it: built anew, every checksum in full."""
+             stamped: bool = False, tos: int = 0, source_port: int | None = None) -> bytes:  # fmt: skip
+    """The frame as one member must get it: built anew, every checksum in full.
+
+    ``source_port``: another one than the port it was sent to.
+    """
     packet = Ether(frame)
     padding = frame[14 + packet[IP].len :]
     out = bytearray(frame[: 14 + packet[IP].len])
@@ -25,7 +28,8 @@ def expected(frame: bytes, member: Hop, *, generic: bool, epoch: int = 0, sequen
     packet.dst, packet.src = member.mac, member.source_mac
     packet[IP].tos = tos
     packet[IP].src, packet[IP].dst, packet[IP].ttl = member.source, member.ip, packet[IP].ttl - 1
-    packet[UDP].sport, packet[UDP].dport = packet[UDP].dport, member.port
+    packet[UDP].sport = packet[UDP].dport if source_port is None else source_port
+    packet[UDP].dport = member.port
     del packet[IP].chksum, packet[UDP].chksum
     built = bytes(Ether(bytes(packet)))
     if old_check == 0:

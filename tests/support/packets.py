@@ -75,8 +75,8 @@ class Row:
     ``frames``: what enters; several only where fragments make one datagram. ``partial``: the kernel
     must take the UDP checksum for one that is still to be filled in, as from a local socket. ``groups``:
     how many the topic has; of what is forwarded each gets a copy, or so many where some do not get all.
-    ``kept``: one of them gets it from its sender. ``mark``: what the frame is sent with
-    (tagging.py).
+    ``more``: the topic has more than one group, whatever its copies. ``kept``: one of them gets it from its
+    sender. ``mark``: what the frame is sent with (tagging.py).
     """
 
     name: str
@@ -88,6 +88,12 @@ class Row:
     groups: int = 1
     mark: int = 0
     kept: bool = False
+    more: bool = False
+
+    @property
+    def several(self) -> bool:
+        """Whether its topic has several groups."""
+        return self.groups > 1 or self.more
 
 
 ROWS: list[Row] = []

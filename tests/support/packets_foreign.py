@@ -47,10 +47,12 @@ KEPT_FLOWS = Topic(
     ports=(6346,),
     groups=(GroupOptions("g0", down_after=0), GroupOptions("g1", keep=True, down_after=0)),
 )
-#: Those that the slow path alone serves, for what their groups get.
-SLOW_FLOWS = (CHOOSY_FLOWS, PRIVATE_FLOWS, KEPT_FLOWS)
+KEPT_ALONE = Topic(
+    1307, "kept alone", Quality.BQ, 5, Framing.FOREIGN, ports=(6347,),
+    groups=(GroupOptions("g0", keep=True, down_after=0),),
+)  # fmt: skip
 #: Topics with more groups than one, or with groups that do not get all: how many they have.
-SEVERAL_FLOWS = {FLOW_PAIR: 2, CHOOSY_FLOWS: 3, PRIVATE_FLOWS: 1, KEPT_FLOWS: 2}
+SEVERAL_FLOWS = {FLOW_PAIR: 2, CHOOSY_FLOWS: 3, PRIVATE_FLOWS: 1, KEPT_FLOWS: 2, KEPT_ALONE: 1}
 
 FOREIGN_ROWS: list[Row] = []
 
@@ -63,6 +65,7 @@ def row(
     port: int = FLOWS.ports[0],
     *,
     groups: int = 1,
+    more: bool = False,
     kept: bool = False,
     udp: dict[str, object] | None = None,
     is_partial: bool = False,
@@ -72,12 +75,13 @@ def row(
         (frame,) = one(lambda at: datagram(at, payload, udp={"dport": port, **(udp or {})}, **ip))(at)
         return [partial(frame) if is_partial else frame]
 
-    FOREIGN_ROWS.append(Row(name, fast, outcome, build, partial=is_partial, groups=groups, kept=kept))
+    FOREIGN_ROWS.append(
+        Row(name, fast, outcome, build, partial=is_partial, groups=groups, more=more, kept=kept)
+    )
 
 
 def good(name: str, payload: bytes, port: int = FLOWS.ports[0], **more: object) -> None:
-    fast = Reason.NO_ROUTE if more.pop("slow", False) else Reason.FORWARDED
-    row(name, fast, Reason.FORWARDED, payload, port, **more)  # type: ignore[arg-type]
+    row(name, Reason.FORWARDED, Reason.FORWARDED, payload, port, **more)  # type: ignore[arg-type]
 
 
 for version in (1, 5, 9, 10):
@@ -105,12 +109,14 @@ for port, *copies in (
 ):  # fmt: skip
     for number, (more, groups) in enumerate(copies):
         name = f"foreign: {groups} copies, the {number}. to {port}"
-        good(name, b"%d" % number, port, groups=groups, slow=True, **more)
+        several = port == CHOOSY_FLOWS.ports[0]
+        good(name, b"%d" % number, port, groups=groups, more=several, **more)
 for more in ({}, {"udp": {"chksum": 0}}, {"is_partial": True}, {"src": ELSEWHERE},
                                {"udp": {"sport": 65535}, "is_partial": True}, {"tos": 0x6B}):  # fmt: skip
     for body in (b"odd", bytes(MTU_PAYLOAD)):
         name = f"foreign: source kept, {more}, {len(body)} bytes"
-        good(name, body, KEPT_FLOWS.ports[0], groups=2, kept=True, slow=True, **more)
+        good(name, body, KEPT_FLOWS.ports[0], groups=2, kept=True, **more)
+        good(f"{name}, alone", body, KEPT_ALONE.ports[0], kept=True, **more)
 row("foreign: options", Reason.IP_OPTIONS, Reason.FORWARDED, b"options", options=[IPOption_NOP()] * 4)
 row("foreign: nothing", Reason.EMPTY, Reason.EMPTY, b"")
 row("foreign: a port of nobody", Reason.OTHER_PORT, None, b"nobody's", 2056)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from support.packets import PORT, Addresses
 from tempos import Framing, Reason, Topic
-from tempos._abi import NARROW, SMALL_MEMBERS, Way
+from tempos._abi import NARROW, Way
 from tempos._rows import Rows
 from tempos_bpf.maps import Map, MapType, create_map, possible_cpus
 from tempos_bpf.objects import BpfObject
@@ -155,7 +155,7 @@ class Rig:
 
 def put_route(maps: Callable[[str], Map], plan: Plan, row: int, value: bytes) -> None:
     """Swap a route in by hand: small where the fast path would have it small."""
-    small = plan.topic >= NARROW and len(plan.hops) <= SMALL_MEMBERS and not plan.spreads
+    small = plan.topic >= NARROW and plan.is_small
     value = value[:SMALL_ROUTE_SIZE] if small else value
     with create_map("route", MapType.ARRAY, key_size=4, value_size=len(value), max_entries=1) as inner:
         inner.update(0, value)

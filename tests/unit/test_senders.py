@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tempos import Group, GroupOptions, Route, Topic
-from tempos._abi import GROUPS_PER_TOPIC
-from tempos._senders import MOST_NETWORKS, RANGES, options_of, ranges_of, takes, takings
+from tempos._abi import GROUPS_PER_TOPIC, RANGES
+from tempos._senders import MOST_NETWORKS, options_of, ranges_of, takes, takings
 from tempos_broker.account.accounts import Holder, Share
 from tempos_broker.account.shares import shares_of, with_taken
 
