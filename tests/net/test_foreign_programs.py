@@ -14,7 +14,7 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
-from support.counterparts import FETCHED, command, library, program
+from support.fetched import FETCHED, command, library, program
 from support.nodes import udp
 from support.privileges import require_kernel, require_netns
 from support.waiting import LIMIT, until

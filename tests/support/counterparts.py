@@ -1,39 +1,81 @@
-"""Programs of others that tests run beside tempos: installed ones, and those that `make test` has fetched.
-
-Who installs a system's log daemon changes that system. Such programs lie, with the libraries that they need
-and nothing started, in a folder of the build.
-"""
+"""Servers of other systems on loopback, as the sources of signals: each can be stopped and started again."""
 
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
-import sysconfig
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-FETCHED = Path(__file__).resolve().parents[2] / "build" / "counterparts"
-_PATH = os.pathsep.join(
-    (os.environ.get("PATH", ""), "/usr/sbin", *(str(FETCHED / each) for each in ("usr/sbin", "usr/bin")))
-)
+from support.ports import free_ports
+from support.waiting import LIMIT
+
+#: What a Python package brings before what the system has.
+_PATH = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:/usr/sbin"
 
 
-def program(name: str) -> str:
-    """Where it is; without it the test is left out."""
-    if (found := shutil.which(name, path=_PATH)) is None:
-        pytest.skip(f"{name} is neither installed nor fetched (`make test` as root does that)")
-    return found
+class Server:
+    """A server's process on a port of its own; says ``ready`` on standard error."""
+
+    name = ""
+    ready = ""
+
+    def __init__(self, folder: Path) -> None:
+        program = shutil.which(self.name, path=_PATH)
+        if program is None:
+            pytest.skip(f"{self.name} is not installed")
+        self.program = program
+        self.folder = folder
+        (self.port,) = free_ports(1)
+        self._process: subprocess.Popen[str] | None = None
+
+    def command(self) -> list[str]:
+        raise NotImplementedError
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self.command(), stderr=subprocess.PIPE, text=True)
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if self.ready in line:
+                return
+        pytest.fail(f"{self.name} did not start")
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.communicate(timeout=LIMIT)
+            self._process = None
 
 
-def command(name: str, *arguments: object) -> tuple[str, ...]:
-    """One that starts it with the libraries it was fetched with, if it was."""
-    libraries = f"LD_LIBRARY_PATH={library()}"
-    return ("env", libraries, "MIBS=", program(name), *map(str, arguments))
+class Mosquitto(Server):
+    """MQTT 5; keeps sessions on disk when it is told to stop."""
+
+    name, ready = "mosquitto", "running"
+
+    def __init__(self, folder: Path, more: str = "") -> None:
+        super().__init__(folder)
+        self._more = more
+
+    def command(self) -> list[str]:
+        file = self.folder / "mosquitto.conf"
+        # A server that root starts becomes another user, unless it is told to stay.
+        user = pwd.getpwuid(os.getuid()).pw_name
+        file.write_text(
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\npersistence true\n"
+            f"persistence_location {self.folder}/\nuser {user}\nlog_dest stderr\n{self._more}"
+        )
+        return [self.program, "-c", str(file)]
 
 
-def library(name: str = "") -> Path:
-    """A folder of libraries or plug-ins, fetched or installed; without a name the one that holds them all."""
-    architecture = sysconfig.get_config_var("MULTIARCH") or "."
-    places = [root / "usr/lib" / part / name for root in (FETCHED, Path("/")) for part in (architecture, ".")]
-    return next((place for place in places if place.exists()), places[0])
+class NatsServer(Server):
+    """Core NATS."""
+
+    name, ready = "nats-server", "Server is ready"
+
+    def command(self) -> list[str]:
+        return [self.program, "-a", "127.0.0.1", "-p", str(self.port)]

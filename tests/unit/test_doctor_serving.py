@@ -67,7 +67,6 @@ SLOW = {"ip": "10.0.2.2", "port": 1, "reason": "drops", "groups": [{"topic": "ne
         ({"slow_consumers": [SLOW]}, "TD406"),
         ({"lost": 1}, None),
         ({"lost": 1, "dropped": 1}, "TD407"),
-        ({"name": "~", "lost": 1, "dropped": 1, "members": []}, None),
         ({"members": [member(1, delivered=449), member(2)]}, "TD408"),
         ({"members": [member(1, delivered=451), member(2)]}, None),
         ({"members": [member(1, delivered=0, ticketed=99), member(2)]}, None),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-#: Under which stands what the groups were given that nobody is in any more.
-FORMER = "~"
-
 
 def between(at_least: int, at_most: int | None) -> str:
     """A number that is known to lie between two."""
@@ -20,4 +17,4 @@ def counted(number: int, what: str) -> str:
 
 def group_name(name: str) -> str:
     """The name of a group; the sum of all that nobody is in any more has none that a group can have."""
-    return "(former groups)" if name == FORMER else name
+    return "(former groups)" if name == "~" else name

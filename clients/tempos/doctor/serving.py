@@ -13,7 +13,6 @@ from typing import Any
 
 from tempos._api import DEFAULT
 from tempos.cli.api import Api
-from tempos.cli.words import FORMER
 from tempos.doctor.findings import Area, Asked, Check, Severity, Tried
 from tempos.errors import LocalError, RemoteError, one_line
 
@@ -127,9 +126,6 @@ def of_topic(topic: Document) -> Iterator[Tried]:
 
 
 def _group(topic: str, group: Document, ledger: str) -> Iterator[Tried]:
-    if group["name"] == FORMER:
-        # What they lost nobody can mend: it stands in the ledger.
-        return
     subject = f"{topic} {group['name']}"
     gone = group["lost"] + group["dropped"]
     if gone > LOST * group["tickets"]:
