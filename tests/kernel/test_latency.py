@@ -160,7 +160,6 @@ def test_switched_off_nothing_of_it_is_loaded(path: Path, plain: str, measuring:
     ):
         assert off.program(plain).info().verified_insns == on.program(plain).info().verified_insns
         assert off.program(plain).info().jited_bytes == on.program(plain).info().jited_bytes
-        assert on.program(measuring).info().jited_bytes > off.program(plain).info().jited_bytes
         with pytest.raises(LocalError, match="no program"):
             off.program(measuring)
         with pytest.raises(LocalError, match="no map"):
