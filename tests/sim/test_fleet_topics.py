@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -16,7 +16,8 @@ from tempos._awaitables import in_time
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import Origin
 from tempos_broker.fleet import rows
-from tempos_broker.fleet.registry import Write
+from tempos_broker.fleet.registry import Away, Write
+from tempos_broker.fleet.topics import SharedTopics
 from tempos_broker.topics.orders import Conflict, NotKept
 
 
@@ -156,6 +157,37 @@ async def test_a_value_in_the_store_that_makes_no_sense_changes_nothing() -> Non
         assert two.fleet is not None
         assert two.fleet.lacking.keys() == {"f"}
         assert "rate" in two.fleet.lacking["f"]
+
+
+async def test_what_is_broken_off_for_the_store_is_away_is_news_still() -> None:
+    async with world(2) as fleet:
+        one, two = fleet.brokers
+        broken = 0
+
+        def breaks_off(call: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+            async def called(*arguments: Any, **more: Any) -> None:
+                nonlocal broken
+                if ((two.fleet and two.fleet._changed) or arguments) and broken < 3:
+                    broken += 1
+                    raise Away("just now")
+                await call(*arguments, **more)
+
+            return called
+
+        shared = two._topic_orders
+        assert two.fleet is not None
+        assert isinstance(shared, SharedTopics)
+        assert two.fleet.catch_up is not None
+        two.fleet.catch_up = breaks_off(two.fleet.catch_up)
+        for number in range(100):
+            fleet.join(0, number)
+        await fleet.agree(200)
+        assert broken == 3
+        broken = 0
+        shared._go_by = breaks_off(shared._go_by)  # type: ignore[method-assign]
+        await one.add_topic({"name": "x"})
+        await agree(fleet, "x")
+        assert broken == 3
 
 
 async def test_whatever_becomes_of_the_store_all_have_the_same_topics_in_the_end() -> None:

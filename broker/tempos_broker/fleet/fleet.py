@@ -268,18 +268,18 @@ class Fleet:
         for holder in [holder for holder, until in self._doubtful.items() if until <= now]:
             del self._doubtful[holder]
             self._changed.add(holder)
-        changed, upto = self._changed, self.view.revision
-        self._changed = set()
+        upto = self.view.revision
         if self.catch_up is not None:
             await self.catch_up(anew=anew)
-        topics: set[int] = set()
-        for number, holder in enumerate(changed):
-            topics |= self._take(holder)
+        # Where this is broken off, for the store is away, what was not looked at yet is news still.
+        for number, holder in enumerate(list(self._changed)):
+            self._changed.discard(holder)
+            self._coming |= self._take(holder)
             if number % 64 == 63:
                 await asyncio.sleep(0)
-        self._coming |= topics
         await self._routes.keep_wants()
-        await self._routes.swap_all(topics)
+        self._coming = {topic for topic in self._coming if self._routes.is_due(topic)}
+        await self._routes.swap_all(self._coming)
         self.in_force = max(upto, 0)
         self._work.set()
 

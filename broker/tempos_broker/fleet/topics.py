@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from tempos import Topic
@@ -167,10 +167,18 @@ class SharedTopics:
         if self._again_at <= now:
             names |= self.lacking.keys()
             self._again_at = now + AGAIN
+        try:
+            await self._go_by(names)
+        except BaseException:
+            # The store is away: it is news still.
+            self._view.topics_changed |= names
+            raise
+
+    async def _go_by(self, names: Collection[str]) -> None:
         unheard_of = sorted(name for name in names if name not in self._view.topics and self._made(name))
         for first in range(0, len(unheard_of), AT_ONCE):
             await self._tell_of(unheard_of[first : first + AT_ONCE])
-        others = sorted(names.difference(unheard_of))
+        others = sorted(frozenset(names).difference(unheard_of))
         for first in range(0, len(others), AT_ONCE):
             await asyncio.gather(*map(self._carry_out, others[first : first + AT_ONCE]))
 
