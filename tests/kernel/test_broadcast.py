@@ -44,7 +44,7 @@ RAW, EVENT = Topic(1, "raw", framing=Framing.RAW), Topic(2, "event", framing=Fra
 SINGLE = Topic(3, "single", framing=Framing.EVENT)
 BROKER = "10.0.1.1"
 #: Verified instructions; whoever needs more has a reason to say so here. Each group of a foreign topic may
-#: be left out.
+#: be left out, and plain topics have a way of their own before all else.
 INSTRUCTIONS = {PROGRAM: 150_000, "tempos_deliver": 550}
 
 

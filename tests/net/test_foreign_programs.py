@@ -202,6 +202,21 @@ def _types() -> Path:
     return fetched if fetched.exists() else Path("/usr/share/collectd/types.db")
 
 
+def receivers(place: Place, plugin: str, options: str) -> list[Path]:
+    """Two that listen by a plug-in, and the folders into which they write what they got."""
+    program("collectd")
+    address = place.topology.subscriber.address
+    folders = [place.folder / f"receiver{number}" for number in range(2)]
+    for folder, port in zip(folders, (9001, 9002), strict=True):
+        given = options.format(address=address, port=port)
+        place.collector(port, command("collectd", "-f", "-C", collectd(
+            folder,
+            f"LoadPlugin {plugin}\n<Plugin {plugin}>\n{given}\n</Plugin>\n"
+            f'LoadPlugin csv\n<Plugin csv>\n DataDir "{folder}/csv"\n</Plugin>\n',
+        )))  # fmt: skip
+    return folders
+
+
 def values(folder: Path, pattern: str) -> list[float]:
     """The last value of each file."""
     found = []
@@ -214,17 +229,9 @@ def values(folder: Path, pattern: str) -> list[float]:
 
 @pytest.mark.parametrize("mode", ["off", "native"])
 def test_values_of_collectd_arrive_at_both_collectors(place: Place, mode: str) -> None:
-    program("collectd")
     if mode != "off":
         require_kernel()
-    address = place.topology.subscriber.address
-    folders = [place.folder / f"receiver{number}" for number in range(2)]
-    for folder, port in zip(folders, (9001, 9002), strict=True):
-        place.collector(port, command("collectd", "-f", "-C", collectd(
-            folder,
-            f'LoadPlugin network\n<Plugin network>\n Listen "{address}" "{port}"\n</Plugin>\n'
-            f'LoadPlugin csv\n<Plugin csv>\n DataDir "{folder}/csv"\n</Plugin>\n',
-        )))  # fmt: skip
+    folders = receivers(place, "network", ' Listen "{address}" "{port}"')
     broker = place.broker(topic("collectd", 25826), (9001, 9002), mode=mode, together=False)
     queue = place.folder / "queue"
     queue.mkdir()
@@ -252,17 +259,9 @@ def test_values_of_collectd_arrive_at_both_collectors(place: Place, mode: str) -
 
 @pytest.mark.parametrize("mode", ["off", "native"])
 def test_counters_in_lines_of_statsd_sum_up_at_the_collector_of_their_sender(place: Place, mode: str) -> None:
-    program("collectd")
     if mode != "off":
         require_kernel()
-    address = place.topology.subscriber.address
-    folders = [place.folder / f"receiver{number}" for number in range(2)]
-    for folder, port in zip(folders, (9001, 9002), strict=True):
-        place.collector(port, command("collectd", "-f", "-C", collectd(
-            folder,
-            f'LoadPlugin statsd\n<Plugin statsd>\n Host "{address}"\n Port "{port}"\n</Plugin>\n'
-            f'LoadPlugin csv\n<Plugin csv>\n DataDir "{folder}/csv"\n</Plugin>\n',
-        )))  # fmt: skip
+    folders = receivers(place, "statsd", ' Host "{address}"\n Port "{port}"')
     broker = place.broker(topic("statsd", 8125, Pick.SOURCE), (9001, 9002), mode=mode)
     place.many_senders()
     turns, lines = 20, 10

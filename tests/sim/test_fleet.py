@@ -52,23 +52,15 @@ async def test_whatever_becomes_of_the_store_all_agree_in_the_end() -> None:
         there: dict[int, tuple[int, str]] = {}
         for _ in range(300):
             number = chance.randrange(60)
-            match chance.randrange(12):
-                case 0:
-                    end = chance.choice(fleet.ends)
-                    end.cut = not end.cut
-                case 1:
-                    fleet.memory.down = not fleet.memory.down
-                case 2:
-                    fleet.memory.compact()
-                case _ if number in there:
-                    fleet.leave(there.pop(number)[0], number)
-                case _:
-                    there[number] = chance.randrange(3), chance.choice(("plant/a", "plant/b"))
-                    fleet.join(there[number][0], number, there[number][1])
+            if fleet.disturb(chance, 12):
+                pass
+            elif number in there:
+                fleet.leave(there.pop(number)[0], number)
+            else:
+                there[number] = chance.randrange(3), chance.choice(("plant/a", "plant/b"))
+                fleet.join(there[number][0], number, there[number][1])
             await asyncio.sleep(0.002)
-        fleet.memory.down = False
-        for end in fleet.ends:
-            end.cut = False
+        fleet.calm()
 
         def heartbeats() -> None:
             for number, (at, wanted) in there.items():

@@ -213,21 +213,11 @@ async def test_whatever_becomes_of_the_store_all_have_the_same_topics_in_the_end
         turns = 0
         while turns < 200 or done < 20:
             turns += 1
-            match chance.randrange(60):
-                case 0:
-                    end = chance.choice(fleet.ends)
-                    end.cut = not end.cut
-                case 1:
-                    fleet.memory.down = not fleet.memory.down
-                case 2:
-                    fleet.memory.compact()
-                case _:
-                    task = asyncio.create_task(order(chance.choice(fleet.brokers), f"t{chance.randrange(6)}"))
-                    orders.add(task)
+            if not fleet.disturb(chance, 60):
+                task = asyncio.create_task(order(chance.choice(fleet.brokers), f"t{chance.randrange(6)}"))
+                orders.add(task)
             await asyncio.sleep(0.01)
-        fleet.memory.down = False
-        for end in fleet.ends:
-            end.cut = False
+        fleet.calm()
         await asyncio.gather(*orders)
 
         def alike() -> bool:

@@ -76,6 +76,29 @@ class World:
         lease.hears = tuple(each.fleet.me.number for each in self.brokers if each.fleet is not None)
         members.holdings.wants.touch(lease.holder)
 
+    def disturb(self, chance: random.Random, of: int) -> bool:
+        """Cut a broker off or join it again, take the store away or give it back, or compact it.
+
+        One time of ``of`` each; whether it was done.
+        """
+        match chance.randrange(of):
+            case 0:
+                end = chance.choice(self.ends)
+                end.cut = not end.cut
+            case 1:
+                self.memory.down = not self.memory.down
+            case 2:
+                self.memory.compact()
+            case _:
+                return False
+        return True
+
+    def calm(self) -> None:
+        """All reach the store."""
+        self.memory.down = False
+        for end in self.ends:
+            end.cut = False
+
     def heartbeat(self, at: int, number: int, wanted: str) -> None:
         """A member says where it is at home, and is one again if its broker thinks otherwise."""
         lease = self.brokers[at]._registry.lease_of(holder(number))
