@@ -34,7 +34,7 @@ COUNTERPARTS := mosquitto nats-server promtool curl chromium nft etcd etcdctl so
 PACKAGES     := $(patsubst etcdctl,etcd-client,$(patsubst etcd,etcd-server,$(patsubst promtool,prometheus,$(patsubst nft,nftables,$(COUNTERPARTS)))))
 # What would change the machine if it were installed (its log server, ...) is fetched, with what it needs, and lies in
 # a folder of the build; nothing of it is started but by tests.
-FETCHED      := rsyslog snmptrapd snmp collectd-core nfdump-sflow
+FETCHED      := rsyslog snmptrapd snmp collectd-core nfdump-sflow fprobe
 WASM_TOOLS   := lld-14 wasi-libc libclang-rt-14-dev-wasm32
 test: $(STAMP)
 	@[ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || \

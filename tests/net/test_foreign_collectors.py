@@ -1,9 +1,7 @@
-"""A real exporter and real collectors behind the broker: flow records are those of a run without it."""
+"""Real exporters and real collectors behind the broker: flow records are those of a run without it."""
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 from scapy.utils import wrpcap
+from support.fetched import command, program
 from support.ports import free_ports
 from support.privileges import require_kernel, require_netns
 from support.waiting import LIMIT, until
@@ -26,17 +25,9 @@ from tempos_bench.nodes.topology import build
 
 pytestmark = [pytest.mark.netns]
 
-_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin"
 _FIELDS = "fmt:%sa %sp %da %dp %pr %ipkt %ibyt"
 EXPORTERS, FLOWS = 6, 20
 In = Callable[[Callable[[], object]], object]
-
-
-def program(name: str) -> str:
-    found = shutil.which(name, path=_PATH)
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
 
 
 def capture(folder: Path, exporter: int) -> Path:
@@ -53,21 +44,36 @@ def capture(folder: Path, exporter: int) -> Path:
     return file
 
 
-def export(node: In, file: Path, to: str) -> None:
-    softflowd = program("softflowd")
-    pid = file.with_suffix(".pid")
-    command = (softflowd, "-r", file, "-n", to, "-v", "9", "-c", "none", "-p", pid)
-    node(lambda: subprocess.run(command, check=True, capture_output=True, timeout=LIMIT))
+def softflowd(file: Path, to: str) -> tuple[str, ...]:
+    """NetFlow 9, whose templates come before the data."""
+    return command(
+        "softflowd", "-r", file, "-n", to, "-v", "9", "-c", "none", "-p", file.with_suffix(".pid")
+    )  # fmt: skip
+
+
+def fprobe(file: Path, to: str) -> tuple[str, ...]:
+    """NetFlow 5; a flow ends with the capture, which it reads as what tcpdump writes."""
+    return ("sh", "-c", 'exec "$@" <"$0"', str(file), *command(
+        "fprobe", "-i", "-", "-f", "ip", "-n", "5", "-d", "1", "-s", "1", "-l", "2", to
+    ))  # fmt: skip
+
+
+EXPORTER = {"softflowd": softflowd, "fprobe": fprobe}
+
+
+def export(node: In, exporter: str, file: Path, to: str) -> None:
+    called = EXPORTER[exporter](file, to)
+    node(lambda: subprocess.run(called, check=True, capture_output=True, timeout=LIMIT))
 
 
 @contextmanager
 def collector(node: In, folder: Path, address: str, port: int) -> Iterator[Path]:
     """It writes what it collects there when it ends."""
     folder.mkdir()
-    command = (program("nfcapd"), "-w", folder, "-b", address, "-p", str(port), "-t", "3600")
+    called = command("nfcapd", "-w", folder, "-b", address, "-p", port, "-t", "3600")
 
     def start() -> object:
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(called, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def waits() -> int:
         told = str(node(lambda: Path("/proc/thread-self/net/udp").read_text())).splitlines()
@@ -89,17 +95,20 @@ def collector(node: In, folder: Path, address: str, port: int) -> Iterator[Path]
 
 
 def records(folder: Path) -> list[str]:
-    command = (program("nfdump"), "-q", "-R", folder, "-o", _FIELDS, "-N")
-    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    called = command("nfdump", "-q", "-R", folder, "-o", _FIELDS, "-N")
+    told = subprocess.run(called, check=True, capture_output=True, text=True).stdout
     # Where all exporters went to the other collector it says so in words.
     lines = (" ".join(line.split()) for line in told.splitlines())
     return sorted(line for line in lines if line[:1].isdigit())
 
 
+@pytest.mark.parametrize("exporter", EXPORTER)
 @pytest.mark.parametrize("mode", ["off", "native"])
-def test_records_at_two_groups_of_collectors_are_those_of_a_direct_run(mode: str, tmp_path: Path) -> None:
+def test_records_at_two_groups_of_collectors_are_those_of_a_direct_run(
+    mode: str, exporter: str, tmp_path: Path
+) -> None:
     require_netns()
-    for name in ("softflowd", "nfcapd", "nfdump"):
+    for name in (exporter, "nfcapd", "nfdump"):
         program(name)
     if mode != "off":
         require_kernel()
@@ -107,7 +116,7 @@ def test_records_at_two_groups_of_collectors_are_those_of_a_direct_run(mode: str
     (port,) = free_ports(1)
     with collector(lambda work: work(), tmp_path / "direct", "127.0.0.1", port) as direct:
         for each in captures:
-            export(lambda work: work(), each, f"127.0.0.1:{port}")
+            export(lambda work: work(), exporter, each, f"127.0.0.1:{port}")
     wanted = records(direct)
     assert len(wanted) == EXPORTERS * FLOWS
 
@@ -126,7 +135,7 @@ def test_records_at_two_groups_of_collectors_are_those_of_a_direct_run(mode: str
             if mode != "off":
                 broker.wait_path("netflow", DataPath.FAST)
             for each in captures:
-                export(topology.publisher.call, each, f"{topology.broker.address}:2055")
+                export(topology.publisher.call, exporter, each, f"{topology.broker.address}:2055")
             told = broker.wait_received("netflow", EXPORTERS)
             assert (told.problems, told.refused) == ((), {})
             assert (told.fast if mode == "off" else told.slow) == 0
