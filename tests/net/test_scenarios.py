@@ -25,6 +25,7 @@ SMALL = {
     "slow-path-gso": ("rounds=1", "seconds=1"),
     "fanout-rate": ("repetitions=1", "rounds=1", "deliveries=16000", "slow_deliveries=1600"),
     "repair": ("rounds=1", "seconds=0.3", "losses=[0.01]", "shapes=[[1,1],[2,2]]", "rates=[2000,1000]"),
+    "collector-churn": ("changes=30", "senders=200"),
     "confirmed-peers": ("rounds=1", "events=500", "paced=200"),
     "journal-cost": ("rounds=1", "frames=20000", "slow_frames=500", "payloads=[64,1472]"),
     "loss": ("rounds=1", "seconds=0.1", "lowest=500", "highest=10000", "tolerance=0.9", "members=2"),
@@ -79,6 +80,8 @@ COUNTED = (
     "not in the journal",
     "not confirmed",
     "not answered with 202",
+    "at neither collector",
+    "collector stayed",
 )
 
 

@@ -103,6 +103,7 @@ def test_every_scenario_can_run_on_hosts_or_says_why_not() -> None:
         "strangers",
         "topic-churn",
         "topics-scale",
+        "collector-churn",
         "confirmed-peers",
         "repair",
         "webhooks",

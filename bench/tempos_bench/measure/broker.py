@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path as FilePath
 from typing import Any
 
 from tempos import API_PORT, DATA_PORT, Group, Path, TemposError, Topic
@@ -103,7 +104,8 @@ class Broker:
     ``quality``, ``limits`` and ``control`` the keys of these sections that differ from their defaults;
     ``latency`` as in `fastpath.latency`.
     ``listen``: the node's addresses if nothing is said; ``portable`` as the option of `tempos broker`.
-    ``first``: Python that runs in its process before it does.
+    ``first``: Python that runs in its process before it does. ``file``: where its configuration is written
+    to, for :meth:`reload`; else it is in memory only.
     ``all_interfaces``: the fast path is on those that the broker finds by itself, not on the node's.
 
     Raises :class:`ProgramFailed` with the broker's own words if it does not get ready.
@@ -126,17 +128,27 @@ class Broker:
         cpu: int | None = None,
         limit: float = 60.0,
         first: str = "",
+        file: FilePath | None = None,
     ) -> None:
-        self.node = node
-        text = config_text(
-            listen or node.addresses, topics, mode, () if all_interfaces else node.interfaces, state, quality,
-            latency, limits, control,
-        )  # fmt: skip
+        self.node, self._file = node, file
+        interfaces = () if all_interfaces else node.interfaces
+        self._text: Callable[[Mapping[Topic, Sequence[Group]]], str] = lambda topics: config_text(
+            listen or node.addresses, topics, mode, interfaces, state, quality, latency, limits, control
+        )
+        text = self._text(topics)
         command: tuple[str, ...] = (PYTHON, "-c", f"{first}; {_THEN}", *_COMMAND[3:]) if first else _COMMAND
         if portable:
             command = (*command, "--portable")
+        if file is not None:
+            file.write_text(text)
+            command = tuple(part.replace(TEXT_FILE, str(file)) for part in command)
         self.program: Program = node.start(
-            command, ready="ready", limit=limit, cpu=cpu, text=text, clean_up=_CLEAN if mode != "off" else ()
+            command,
+            ready="ready",
+            limit=limit,
+            cpu=cpu,
+            text=None if file is not None else text,
+            clean_up=_CLEAN if mode != "off" else (),
         )
 
     @property
@@ -151,6 +163,13 @@ class Broker:
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """One request to the control API, inside the node; raises :class:`TemposError` for a refusal."""
         return self.node.request(method, path, body)
+
+    def reload(self, topics: Mapping[Topic, Sequence[Group]]) -> list[str]:
+        """Write these topics into its file and have it read that again; what it says has changed."""
+        assert self._file is not None, "its configuration is in memory, and stays as it is"
+        self._file.write_text(self._text(topics))
+        changes: list[str] = self.ask("POST", "/v1/reload")["changes"]
+        return changes
 
     def topic(self, name: str) -> TopicStatus:
         """The status of one topic."""

@@ -75,6 +75,7 @@ class Hosts:
 _FLEET = "its brokers and their etcd are processes of this machine so far"
 #: What others than test runs need of this machine.
 _STAYS = {
+    "collector-churn": "senders and collectors are looked at by one process of this machine",
     "confirmed-peers": "its peers are started and looked at only on this machine so far",
     "redelivery": "it looks on until what the killed left is worked off, which no plan can tell",
     "fleet-churn": _FLEET,

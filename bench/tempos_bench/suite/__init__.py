@@ -37,6 +37,7 @@ from tempos_bench.suite import (
 )
 from tempos_bench.suite.confirm import peers as confirmed_peers
 from tempos_bench.suite.confirm import repair
+from tempos_bench.suite.director import churn as collector_churn
 from tempos_bench.suite.fleet import churn as fleet_churn
 from tempos_bench.suite.fleet import join as fleet_join
 from tempos_bench.suite.fleet import kill as fleet_kill
@@ -59,6 +60,7 @@ MODULES: dict[str, ModuleType] = {
     "blast": blast,
     "broker-kill": broker_kill,
     "churn": churn,
+    "collector-churn": collector_churn,
     "confirmed-peers": confirmed_peers,
     "fanout-churn": fanout_churn,
     "fanout-exact": fanout_exact,
