@@ -114,12 +114,16 @@ def test_neighbours_are_those_that_the_kernel_has(node: Node) -> None:
     assert changed.neighbours == {**wanted, (eth0, "10.6.0.3"): MAC.format(0xFF)}
     more: Facts = node.call(lambda: read_more(facts, [Destination("10.6.0.3"), Destination("10.6.1.1")]))
     assert more.neighbours == changed.neighbours, "one that has no neighbour stays without"
-    # Somebody is asked for who is not there: no answer of theirs, and no error.
-    in_namespace(node, lambda netlink: netlink.use([(eth0, "10.6.2.1"), (9999, "10.6.2.2")]))
+    # Somebody is asked for who is not there: no answer of theirs, and no error. What was set for good stays.
+    asked = [(eth0, "10.6.2.1"), (9999, "10.6.2.2"), (eth0, "10.6.0.3")]
+    in_namespace(node, lambda netlink: netlink.use(asked))
     known = in_namespace(
-        node, lambda netlink: netlink.neighbours_of([(eth0, "10.6.2.1"), (eth0, "10.6.9.9")])
+        node, lambda netlink: netlink.neighbours_of([(eth0, "10.6.2.1"), (eth0, "10.6.9.9"), asked[-1]])
     )
-    assert [(each.ip, each.mac) for each in known] == [("10.6.2.1", "")]  # type: ignore[attr-defined]
+    assert [(each.ip, each.mac) for each in known] == [  # type: ignore[attr-defined]
+        ("10.6.2.1", ""),
+        ("10.6.0.3", MAC.format(0xFF)),
+    ]
 
 
 def test_interfaces_and_addresses_are_those_that_the_kernel_has(node: Node) -> None:

@@ -56,6 +56,8 @@ _NEIGH_DST, _NEIGH_LLADDR = 1, 2
 _NEIGH_HEAD, _NEIGH_DST_HEAD, _NEIGH_MAC_HEAD = 32, _ATTRIBUTE.pack(8, 1), _ATTRIBUTE.pack(10, 2)
 #: Of a neighbour: its MAC may be used (NUD_VALID).
 _VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
+#: Of a neighbour: nobody is asked for its MAC (NUD_NOARP, NUD_PERMANENT).
+_SET = 0x40 | 0x80
 _NTF_USE = 0x01
 #: Requests on their way at a time: their answers fit in any socket's buffer.
 _AT_ONCE = 64
@@ -254,12 +256,17 @@ class Netlink:
     def use(self, neighbours: Iterable[tuple[int, str]]) -> None:
         """Have the kernel find out, or confirm, who (interface, address) is, as if a packet were sent there.
 
-        One that cannot be asked for is passed over; raises :class:`PermissionError` for who may not.
+        One that cannot be asked for is passed over, and one whose MAC somebody has set for good: since Linux
+        5.16 to ask takes that from the entry. Raises :class:`PermissionError` for who may not.
         """
+        neighbours = list(neighbours)
+        found = self.neighbours_of(neighbours) if len(neighbours) < _AT_ONCE else self.neighbours()
+        held = {(each.interface, each.ip) for each in found if each.state & _SET}
         requests = [
             _NEIGHBOUR.pack(socket.AF_INET, interface, 0, _NTF_USE, 0)
             + attribute(_NEIGH_DST, socket.inet_aton(ip))
             for interface, ip in neighbours
+            if (interface, ip) not in held
         ]
         for answer in self.ask(_NEWNEIGH, _ACK | _CREATE | _REPLACE, requests):
             if answer == -errno.EPERM:
