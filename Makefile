@@ -73,10 +73,13 @@ bench: $(STAMP)
 	$(BIN)/tempos bench report bench-results -o bench-results/report.html && exit $$code
 
 # What peers-rate and peers-latency hold tempos against: Debian's servers, and their client libraries; and what
-# observe-peers and observe-sources hold the observation tools against.
+# observe-peers and observe-sources hold the observation tools against. Who hands datagrams on beside it (director) is
+# fetched into a folder of the build, for to install them would change the machine's log and web servers.
+DIRECTORS    := pmacct nginx-light libnginx-mod-stream rsyslog
 peers: $(STAMP)
 	apt-get install -y -qq --no-install-recommends nats-server mosquitto redis-server \
 	bpftrace bpfcc-tools libbpf-tools strace procps
+	sh tests/support/fetch.sh build/peers $(DIRECTORS)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[peers]'
 
 # The manual: a site without a server in build/site, man pages in build/man. What is reference in it comes from the code.

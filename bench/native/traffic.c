@@ -60,6 +60,9 @@ static unsigned int due(const struct tempos_blast_plan *plan, uint64_t began_ns,
 	return ready < room ? ready : room;
 }
 
+/* What one of several sockets sends before it is the next one's turn. */
+#define TURN 4
+
 static volatile sig_atomic_t ending;
 
 static void end(int signal)
@@ -75,21 +78,24 @@ int tempos_end_on_sigterm(void)
 	return sigaction(SIGTERM, &action, NULL) ? -errno : 0;
 }
 
-int tempos_blast(int fd, const struct tempos_blast_plan *plan, struct tempos_blast_result *result)
+int tempos_blast(const int *fds, unsigned int count, const struct tempos_blast_plan *plan,
+		 struct tempos_blast_result *result)
 {
 	static uint8_t buffers[BATCH * DATAGRAM_MAX];
 	unsigned int segments = plan->segments ? plan->segments : 1;
-	unsigned int batch = BATCH / segments ? BATCH / segments : 1;
+	unsigned int most = count > 1 ? TURN : BATCH;
+	unsigned int batch = most / segments ? most / segments : 1;
+	unsigned int turn = 0;
 	struct batch out;
 	uint64_t sent = 0;
 
-	if (plan->size < header_len(plan->framing) || plan->size > DATAGRAM_MAX || segments > BATCH ||
+	if (!count || plan->size < header_len(plan->framing) || plan->size > DATAGRAM_MAX || segments > BATCH ||
 	    (unsigned int)plan->size * segments > GSO_MAX)
 		return -EINVAL;
-	if (segments > 1) {
+	for (unsigned int i = 0; segments > 1 && i < count; i++) {
 		int size = plan->size;
 
-		if (setsockopt(fd, SOL_UDP, UDP_SEGMENT, &size, sizeof(size)))
+		if (setsockopt(fds[i], SOL_UDP, UDP_SEGMENT, &size, sizeof(size)))
 			return -errno;
 	}
 	batch_of_parts(&out, BATCH);
@@ -105,14 +111,14 @@ int tempos_blast(int fd, const struct tempos_blast_plan *plan, struct tempos_bla
 		if (plan->limit_ns && clock_ns(CLOCK_MONOTONIC) - result->began_ns >= plan->limit_ns)
 			break;
 		for (unsigned int i = 0; i < ready; i++)
-			write_datagram(buffers + i * plan->size, plan, sent + i, wall_ns);
+			write_datagram(buffers + i * plan->size, plan, plan->first + sent + i, wall_ns);
 		for (unsigned int at = 0; at < ready; at += segments, used++) {
 			unsigned int here = ready - at < segments ? ready - at : segments;
 
 			out.parts[used] = (struct iovec){ buffers + at * plan->size, here * plan->size };
 		}
 		while (done < used) {
-			int n = sendmmsg(fd, out.messages + done, used - done, 0);
+			int n = sendmmsg(fds[turn], out.messages + done, used - done, 0);
 
 			if (n < 0 && !is_transient(errno) && errno != EINTR)
 				return -errno;
@@ -121,6 +127,7 @@ int tempos_blast(int fd, const struct tempos_blast_plan *plan, struct tempos_bla
 			else
 				done += n;
 		}
+		turn = ready ? (turn + 1) % count : turn;
 		sent += ready;
 		result->sent = sent;
 	}

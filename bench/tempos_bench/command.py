@@ -164,6 +164,8 @@ def _add_run(actions: Subparsers) -> None:
     running.add_argument("--short", action="store_true", help="a quick look: the file's [short] parameters")
     running.add_argument("--set", dest="changes", action="append", default=[], metavar="NAME=VALUE",
                          help="another value for a parameter of the scenario; may be repeated")  # fmt: skip
+    running.add_argument("--samplicator", type=Path, metavar="PATH",
+                         help="its binary, which Debian has not: director measures it, too")  # fmt: skip
     target = running.add_mutually_exclusive_group()
     target.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here, one scenario")
     target.add_argument(
@@ -280,7 +282,7 @@ def _measure(name: str, options: argparse.Namespace) -> int:
     from tempos_bench.runs import progress, scenario
     from tempos_bench.runs.run import Run
 
-    loaded = scenario.load(name, short=options.short, changes=options.changes)
+    loaded = scenario.load(name, short=options.short, changes=_changes(name, options))
     place = _place(name, options)
     if options.plan and place is not None:
         from tempos_bench.runs import plan
@@ -298,6 +300,12 @@ def _measure(name: str, options: argparse.Namespace) -> int:
         print(f"tempos bench run {name}: interrupted; what was finished is kept", file=sys.stderr)
         return EXIT_INTERRUPTED
     return _code(result)
+
+
+def _changes(name: str, options: argparse.Namespace) -> list[str]:
+    """Parameters of a scenario that are others than its file says."""
+    binary = options.samplicator if name == "director" else None
+    return [*options.changes, *([f"samplicator={json.dumps(str(binary.absolute()))}"] if binary else [])]
 
 
 def _code(report: Report) -> int:
@@ -319,7 +327,7 @@ def _show_plan(names: Sequence[str], options: argparse.Namespace) -> int:
 
     if options.json_dir is None:
         raise ConfigError(["--plan: with --hosts what would run where, with --json-dir what is left to run"])
-    loaded = [scenario.load(name, short=options.short, changes=options.changes) for name in names]
+    loaded = [scenario.load(name, short=options.short, changes=_changes(name, options)) for name in names]
     print(kept.plan(loaded, kept.reports(options.json_dir, names)))
     return EXIT_OK
 

@@ -104,6 +104,7 @@ def test_every_scenario_can_run_on_hosts_or_says_why_not() -> None:
         "topic-churn",
         "topics-scale",
         "collector-churn",
+        "director",
         "confirmed-peers",
         "repair",
         "webhooks",

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tempos_bench.measure.search import Trial, no_drop_rate
+from tempos_bench.measure.search import Trial, carried_rate, no_drop_rate
 
 LOWEST, HIGHEST, TOLERANCE = 1_000.0, 1_000_000.0, 0.05
 
@@ -65,3 +65,39 @@ def test_a_rate_that_held_by_luck_gives_way() -> None:
 def test_refuses_what_cannot_be_searched(low: float, high: float, tolerance: float) -> None:
     with pytest.raises(ValueError, match=r"search between|tolerance"):
         no_drop_rate(link(5), low, high, tolerance)
+
+
+def queue(carries: float, sender: float):
+    """Loses what it cannot carry; 0 is asked for as fast as the sender can."""
+
+    def attempt(rate: float) -> Trial:
+        sent = min(rate or sender, sender)
+        return Trial(sent, 10_000, round(10_000 * max(0.0, 1 - carries / sent)))
+
+    return attempt
+
+
+@given(carries=st.floats(LOWEST, HIGHEST / 10), sender=st.floats(HIGHEST / 8, HIGHEST))
+def test_what_is_carried_is_found_in_few_attempts(carries: float, sender: float) -> None:
+    tried: list[float] = []
+
+    def attempt(rate: float) -> Trial:
+        tried.append(rate)
+        return queue(carries, sender)(rate)
+
+    best, bound = carried_rate(attempt, 0.0, 6, TOLERANCE, 0.001)
+    assert best is not None
+    assert not bound
+    assert carries * 0.85 <= best.rate <= carries * 1.002
+    assert len(tried) <= 6
+    again, _ = carried_rate(queue(carries, sender), best.rate, 3, TOLERANCE, 0.001)
+    assert again is not None
+    assert best.rate <= again.rate <= carries * 1.002
+
+
+def test_a_sender_that_loses_nothing_is_the_limit_and_who_carries_nothing_has_no_rate() -> None:
+    best, bound = carried_rate(queue(HIGHEST, LOWEST), 0.0, 6, TOLERANCE, 0.001)
+    assert (best and best.rate, bound) == (LOWEST, True)
+    best, bound = carried_rate(queue(HIGHEST, LOWEST * 2), LOWEST * 2, 3, TOLERANCE, 0.001)
+    assert (best and best.rate, bound) == (LOWEST * 2, True)
+    assert carried_rate(lambda rate: Trial(rate, 100, 100), 0.0, 6, TOLERANCE, 0.001) == (None, False)

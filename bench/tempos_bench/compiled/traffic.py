@@ -61,7 +61,10 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Datagrams:
-    """What to send: ``interval`` seconds from one to the next (0: no pause), ``segments`` > 1: UDP GSO."""
+    """What to send: ``interval`` seconds from one to the next (0: no pause), ``segments`` > 1: UDP GSO.
+
+    ``first``: the sequence of the first one.
+    """
 
     topic: int
     count: int
@@ -71,6 +74,7 @@ class Datagrams:
     limit: float = 0.0
     segments: int = 1
     publisher: int = 1
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +148,12 @@ def end_on_sigterm() -> None:
     check(lib.tempos_end_on_sigterm())
 
 
-def blast(sock: socket.socket, datagrams: Datagrams) -> Blasted:
-    """Send over a connected socket."""
+def blast(socks: socket.socket | Sequence[socket.socket], datagrams: Datagrams) -> Blasted:
+    """Send over a connected socket, or over several that take turns."""
     ffi, lib = _native()
     result = ffi.new("struct tempos_blast_result *")
-    check(lib.tempos_blast(sock.fileno(), _plan(ffi, datagrams), result))
+    fds = [sock.fileno() for sock in ([socks] if isinstance(socks, socket.socket) else socks)]
+    check(lib.tempos_blast(fds, len(fds), _plan(ffi, datagrams), result))
     return Blasted(result.sent, result.refused, result.began_ns, result.ended_ns)
 
 
@@ -336,7 +341,7 @@ def _plan(ffi: Any, datagrams: Datagrams) -> Any:
     plan = ffi.new("struct tempos_blast_plan *")
     plan.count, plan.size, plan.topic = datagrams.count, datagrams.size, datagrams.topic
     plan.interval_ns, plan.limit_ns = int(datagrams.interval * _NS), int(datagrams.limit * _NS)
-    plan.segments, plan.publisher = datagrams.segments, datagrams.publisher
+    plan.segments, plan.publisher, plan.first = datagrams.segments, datagrams.publisher, datagrams.first
     plan.framing = _framing(datagrams.framing)
     return plan
 

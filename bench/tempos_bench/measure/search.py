@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 #: Share of the rate asked for that a sender must reach for the trial to count as one of that rate.
 REACHED = 0.97
@@ -66,3 +67,54 @@ def no_drop_rate(attempt: Callable[[float], Trial], lowest: float, highest: floa
         if not held and fell <= lowest:
             return Found(math.nan, bound=False, trials=tuple(trials))
         rate = max(math.sqrt(max(held, lowest) * fell), lowest) if fell > lowest * (1 + tolerance) else lowest
+
+
+class Tried(Protocol):
+    """What came of a rate: sent and lost, and the rate really sent (datagrams/s)."""
+
+    @property
+    def rate(self) -> float: ...
+    @property
+    def sent(self) -> int: ...
+    @property
+    def lost(self) -> int: ...
+
+
+T = TypeVar("T", bound=Tried)
+#: From one rate to the next as long as there is nothing to go between; nobody is asked for less, datagrams/s.
+_LEAP, _LOWEST = 1.5, 100.0
+
+
+def carried_rate(
+    attempt: Callable[[float], T], begin: float, steps: int, tolerance: float, allowed: float
+) -> tuple[T | None, bool]:
+    """The best of at most ``steps`` attempts that lost no more than the share ``allowed``; None if none did.
+
+    The first one goes at ``begin``, or, if that is 0, after one without a pause whose losses say where to
+    begin. True: nothing faster was sent, so what carries has carried all. A sender that falls behind the rate
+    it is asked for was disturbed, and is asked again. Ends early where the best and the lowest that did not
+    hold are closer than ``tolerance``.
+    """
+    best: T | None = None
+    held, fell, rate, short = 0.0, math.inf, begin, False
+    for step in range(steps):
+        tried = attempt(rate)
+        if tried.lost <= allowed * tried.sent:
+            if tried.rate > held:
+                best, held = tried, tried.rate
+            if not rate:
+                return best, True
+            short = tried.rate < REACHED * rate
+            if short:
+                continue
+        elif rate:
+            fell = min(fell, rate, max(tried.rate, held))
+        if held and fell <= held * (1 + tolerance):
+            break
+        if not step and not rate:
+            rate = tried.rate * (1 - tried.lost / tried.sent) * 0.9 if tried.sent > tried.lost else _LOWEST
+        elif held:
+            rate = min(held * _LEAP, math.sqrt(held * fell)) if fell < math.inf else held * _LEAP
+        else:
+            rate = max(fell / _LEAP, _LOWEST)
+    return best, short

@@ -78,6 +78,7 @@ _STAYS = {
     "collector-churn": "senders and collectors are looked at by one process of this machine",
     "confirmed-peers": "its peers are started and looked at only on this machine so far",
     "redelivery": "it looks on until what the killed left is worked off, which no plan can tell",
+    "director": "its peers are started, and its collectors looked at, only on this machine so far",
     "fleet-churn": _FLEET,
     "fleet-join": _FLEET,
     "fleet-kill": _FLEET,

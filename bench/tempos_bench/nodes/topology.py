@@ -286,6 +286,16 @@ def know(node: Node | Namespace, interface: str, address: str, mac: str | None =
     node.call(work)
 
 
+def swallow(node: Node, address: str) -> None:
+    """Let a node drop what comes to it for an address, as soon as its kernel has counted it."""
+
+    def work() -> None:
+        with _iproute()() as ip:
+            ip.route("replace", dst=f"{address}/32", type="blackhole")
+
+    node.call(work)
+
+
 def _ethtool(interface: str, command: int, on: bool) -> None:
     # struct ethtool_value {cmd, data} behind the pointer of a struct ifreq (linux/ethtool.h).
     value = ctypes.create_string_buffer(struct.pack("II", command, on))

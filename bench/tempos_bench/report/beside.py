@@ -1,7 +1,7 @@
 """What is charted of the scenarios that hold tempos beside other brokers: which figures, in which charts.
 
-Scenarios whose name begins with `peers-` name their figures `CASE: WHO` (`32 B: NATS, raw`), those of
-latency `CASE: WHO, PERCENTILE`. A chart shows one case, everybody in it.
+Scenarios whose name begins with `peers-`, and `director`, name their figures `CASE: WHO` (`32 B: NATS, raw`),
+those of latency `CASE: WHO, PERCENTILE`. A chart shows one case, everybody in it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from tempos_bench.measure import samples
 from tempos_bench.report.figures import Better, Report, Row
 
-PREFIX = "peers-"
+#: How the names of those scenarios begin.
+BESIDE = ("peers-", "director")
 #: More curves than this in one chart cannot be told apart.
 MOST_CURVES = 10
 #: Of latency these get bars; the curves show the rest.

@@ -49,6 +49,11 @@ GOALS = (
         "small events/s end to end, batched", "NATS core on the same three nodes", "peers-rate", ("*NATS*",)
     ),
     Goal(
+        "datagrams of existing senders, handed on", "best of nfacctd, nginx, rsyslog, samplicator",
+        "director", ("*to the best peer*",),
+    ),
+    Goal("loss beside a collector that is gone", "", "director", ("*gone*",)),
+    Goal(
         "event to function, one way, 1,000/s", "nats-py queue group; an HTTP server", "invoke-peers",
         ("*p50 to the best peer", "*CPU to NATS", "*CPU to HTTP that spawns"),
     ),

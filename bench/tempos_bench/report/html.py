@@ -22,7 +22,7 @@ from tempos_bench.report.source import PICTURES, PREFIX, Picture
 #: More series than this in one chart cannot be told apart.
 _MOST_SERIES = 7
 #: Scenarios that the page draws itself, from their figures; their PNG files are for use elsewhere.
-_DRAWN_HERE = (beside.PREFIX, PREFIX)
+_DRAWN_HERE = (*beside.BESIDE, PREFIX)
 #: Fewer rounds than this make no chart.
 _FEWEST_ROUNDS = 3
 
@@ -122,7 +122,7 @@ def _scenario(report: Report, images: Mapping[str, Sequence[Path]]) -> str:
         f"<p>{escape(report.description)}</p>{incomplete}{_figures(report.rows)}"
         f"{''.join(map(_described, report.tables))}"
         f"{f'<ul class=notes>{notes}</ul>' if notes else ''}{_rounds(report)}{pictures}"
-        f"{'' if pictures or report.scenario.startswith(beside.PREFIX) else _distribution(report)}"
+        f"{'' if pictures or report.scenario.startswith(beside.BESIDE) else _distribution(report)}"
         f"<p class=small>{escape(given)}. {escape(_took(report))}</p></article>"
     )
 

@@ -15,7 +15,7 @@ def section(reports: Mapping[str, Report]) -> str:
     return "".join(
         "".join((*map(_bars, beside.bars(report)), *curves(report)))
         for name, report in reports.items()
-        if name.startswith(beside.PREFIX)
+        if name.startswith(beside.BESIDE)
     )
 
 

@@ -269,6 +269,7 @@ _PICTURES: Mapping[str, Mapping[str, Callable[[Report], Figure | None]]] = {
     "source-time": {"times": _repetitions},
     "source-rtt": {"latency": _round_trips},
     "source-ping": {"latency": _round_trips},
+    "director": {"bars": _bars},
     "peers-rate": {"bars": _bars},
     "peers-latency": {"bars": _bars, "latency": _beside},
 }

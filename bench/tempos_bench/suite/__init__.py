@@ -38,6 +38,7 @@ from tempos_bench.suite import (
 from tempos_bench.suite.confirm import peers as confirmed_peers
 from tempos_bench.suite.confirm import repair
 from tempos_bench.suite.director import churn as collector_churn
+from tempos_bench.suite.director import rate as director
 from tempos_bench.suite.fleet import churn as fleet_churn
 from tempos_bench.suite.fleet import join as fleet_join
 from tempos_bench.suite.fleet import kill as fleet_kill
@@ -62,6 +63,7 @@ MODULES: dict[str, ModuleType] = {
     "churn": churn,
     "collector-churn": collector_churn,
     "confirmed-peers": confirmed_peers,
+    "director": director,
     "fanout-churn": fanout_churn,
     "fanout-exact": fanout_exact,
     "fanout-rate": fanout_rate,
