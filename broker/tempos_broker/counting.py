@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from tempos import Pick, Reason, Route
+from tempos._abi import NARROW
 from tempos._senders import Taken, options_of, takings
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.account.shares import with_taken
@@ -137,13 +138,18 @@ class Counting:
         """The same of a topic of which nobody has drawn any; its counters need not be looked at."""
         return {epoch: [0] * groups for epoch, groups in self._ledger.open_epochs(topic).items()}
 
-    def slow(self) -> Counters:
-        """What the slow path has counted, over all lives."""
-        return self.slow_offsets.applied(self.slow_counters(None))
+    def slow(self, topics: Collection[int] | None = None) -> Counters:
+        """What the slow path has counted, over all lives; of these topics, or of all."""
+        return self.slow_offsets.applied(self.slow_counters(topics), topics)
 
-    def fast_raw(self) -> Counters:
+    def fast_raw(self, topics: Collection[int] | None = None) -> Counters:
         """What the fast path has counted, as the kernel has it."""
-        return self._fast.counters()
+        return self._fast.counters(topics)
+
+    def of_no_topic(self) -> tuple[Counters, Counters]:
+        """What slow and fast path have counted under no topic; the rows of that are narrow ones."""
+        strange = [row for row in range(NARROW) if row not in self._states]
+        return self.slow(strange), self.fast_raw(strange)
 
     def total(self) -> int:
         """All that either path has counted: it grows with each datagram."""

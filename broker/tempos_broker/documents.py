@@ -7,16 +7,19 @@ groups and members: as lists, or (``iter``) as they are read, for there may be t
 
 from __future__ import annotations
 
+import operator
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
-from tempos import Path, __version__
+from tempos import Path, Topic, __version__
 from tempos.control import Code
 from tempos_broker.account.changes import Changes
 from tempos_broker.account.ledger import Ledger
+from tempos_broker.account.quiet import Groups
 from tempos_broker.awaited import Awaited
 from tempos_broker.config.model import BrokerConfig, Origin
 from tempos_broker.config.topics import document_of
@@ -43,6 +46,12 @@ from tempos_broker.status import (
 from tempos_broker.topics.catalogue import Catalogue
 from tempos_broker.worker.slowpaths import SlowPaths
 
+#: What makes a topic what it is, but for its id and name.
+_OPTIONS = operator.attrgetter(*(each.name for each in fields(Topic) if each.name not in ("id", "name")))
+#: What is told of a topic of which nothing was counted.
+_NOTHING: Mapping[str, Any] = {
+    "balanced": True, "received": 0, "refused": {}, "lost_before": {"at_least": 0}, "groups": (),
+}  # fmt: skip
 #: What to do where a topic has none.
 _JOURNAL = "give it one: journal = N, in the file or by `tempos ctl topic set`"
 
@@ -99,6 +108,7 @@ class Documents:
     def status_head(self) -> dict[str, Any]:
         """The same, without its ``topics``."""
         config = self._config()
+        slow_counters, fast_counters = self._past.counting.of_no_topic()
         fleet = {} if self._fleet is None else {"fleet": self._fleet.document()}
         return fleet | status_head(
             broker={
@@ -118,8 +128,8 @@ class Documents:
             api_refused=self.api_refused,
             registry=self._registry,
             states=self._states,
-            slow_counters=self._past.counting.slow(),
-            fast_counters=self._past.counting.fast_raw(),
+            slow_counters=slow_counters,
+            fast_counters=fast_counters,
             drops=self._fast.drops(),
             now=time.monotonic(),
         )
@@ -145,9 +155,7 @@ class Documents:
         """The same, without its ``topics``; ``balanced``: whether they all are."""
         return {
             "balanced": balanced,
-            "unattributed": labelled(
-                unattributed(self._past.counting.slow(), self._past.counting.fast_raw(), self._states)
-            ),
+            "unattributed": labelled(unattributed(*self._past.counting.of_no_topic(), self._states)),
             "drops": as_values(self._fast.drops()),
         }
 
@@ -241,11 +249,54 @@ class Documents:
 
     def rests_on(self, state: TopicState) -> tuple[object, ...] | None:
         """What is told of a topic of which nothing was counted rests on this; None: it changes by itself."""
-        route = state.route
-        topic = route.topic.id
-        if route.groups or self._registry.states(topic) or not self._ledger.is_empty(topic):
+        topic, groups = state.route.topic, self._at_rest(state)
+        if groups is None:
             return None
-        return self._config(), self._catalogue.numbered(topic), route, state.choice, state.moved
+        return self._config(), self._catalogue.numbered(topic.id), state.route, state.choice, state.moved
+
+    def likeness(self, state: TopicState) -> tuple[Hashable, ...] | None:
+        """Of topics that rest and are equal in this the same is told, but for id, name and epoch.
+
+        None: there is hardly another one like it, for it has more than one member, or what is its own.
+        """
+        topic, groups = state.route.topic, self._at_rest(state)
+        if groups is None or topic.journal or topic.ports or self._fleet is not None:
+            return None
+        if groups and (len(groups) > 1 or len(groups[0][1]) > 1):
+            return None
+        entry, choice = self._catalogue.numbered(topic.id), state.choice
+        if entry is None:
+            return None
+        path = None if choice is None else (choice.path, choice.reason)
+        return _OPTIONS(topic), entry.origin, state.policy, path, groups, state.route.groups
+
+    def _at_rest(self, state: TopicState) -> Groups | None:
+        """The groups of a topic of which is told the same until somebody changes something; None: not so.
+
+        Nobody has to be left out there, and none of its members may have a lease, for leases run.
+        """
+        topic = state.route.topic
+        groups = self._ledger.quiet_groups(topic.id)
+        if groups is None or state.version != self._registry.version(topic.id):
+            return None
+        if not groups:
+            return None if state.route.groups or self._registry.states(topic.id) else groups
+        if topic.journal or topic.ports or self._fleet is not None:
+            return None
+        for _, holders in groups:
+            if any(holder.client is not None for holder in holders):
+                return None
+        if absent := self._watch.absent:
+            for group in state.route.groups:
+                if any((each.ip, each.source) in absent for each in group.members):
+                    return None
+        return groups
+
+    def brief(self, state: TopicState) -> dict[str, Any]:
+        """As much of a topic that rests as there can be anything wrong with."""
+        topic = state.route.topic
+        journal = self._slow.journals.document(topic)
+        return {"name": topic.name, **path_fields(state), "journal": journal, **_NOTHING}
 
     def tell(self, state: TopicState, listed: Listed = list) -> dict[str, Any]:
         """A topic, as the status has it."""

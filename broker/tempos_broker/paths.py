@@ -12,8 +12,8 @@ from types import MappingProxyType
 from typing import Protocol
 
 from tempos import FastPathStatus, Overflow, Path, PathChoice, Reason, Route, Topic, Unavailable
-from tempos._abi import GROUPS_PER_TOPIC, LIMIT_SHIFT
-from tempos._slots import JournalLayout, group_slot
+from tempos._abi import LIMIT_SHIFT
+from tempos._slots import JournalLayout, epoch_row
 from tempos.histogram import Latency
 from tempos_broker.addresses import Towards
 
@@ -244,20 +244,21 @@ class LocalTickets:
     """Ticket counters in this process."""
 
     def __init__(self) -> None:
-        self._next: dict[int, int] = {}
+        #: By topic and epoch, of each group.
+        self._next: dict[int, dict[int, int]] = {}
 
     def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
-        key = group_slot(topic, epoch, group)
-        first = self._next.get(key, 0)
-        self._next[key] = first + count
+        drawn = self._next.setdefault(epoch_row(topic, epoch), {})
+        first = drawn.get(group, 0)
+        drawn[group] = first + count
         return first
 
     def read(self, topic: int, epoch: int, group: int) -> int:
-        return self._next.get(group_slot(topic, epoch, group), 0)
+        drawn = self._next.get(epoch_row(topic, epoch))
+        return 0 if drawn is None else drawn.get(group, 0)
 
     def reset(self, topic: int, epoch: int) -> None:
-        for group in range(GROUPS_PER_TOPIC):
-            self._next.pop(group_slot(topic, epoch, group), None)
+        self._next.pop(epoch_row(topic, epoch), None)
 
 
 class LocalLimits:

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator, Iterable
+from typing import TypeVar
+
+_T = TypeVar("_T")
 
 #: Seconds of work between two looks at what else there is to do, and seconds left to that: on uvloop, whose
 #: timers count whole milliseconds, one turn of the loop.
@@ -33,6 +37,12 @@ class Slices:
         """Others have their turn, if the slice has come to its end."""
         if self.over:
             await self.rest()
+
+    async def of(self, values: Iterable[_T]) -> AsyncIterator[_T]:
+        """These, as they are asked for; others have their turn in between."""
+        for each in values:
+            yield each
+            await self.pause()
 
     async def rest(self) -> None:
         """Others have their turn."""

@@ -1,8 +1,8 @@
 """Who looks at a daemon, and is told what changes: server-sent events, made once for all of them.
 
 Rules: a step is made at most once a second while anybody looks, and rarely while nobody does; for each
-viewer there is nothing to do but to hand on ready bytes. So many may look at a time; one that does not take
-its steps is let go (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+viewer there is nothing to do but to hand on ready bytes, a piece at a time. So many may look at a time; one
+that does not take its steps is let go (https://html.spec.whatwg.org/multipage/server-sent-events.html).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tempos._awaitables import Bell
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 EVERY, SHARE = 1.0, 0.2
 #: Viewers at a time; steps that may wait for one of them.
 VIEWERS, WAITING = 16, 3
+#: Bytes of a piece, about: more is not handed on in one go.
+PIECE = 1 << 16
 
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -35,7 +37,7 @@ class Viewer:
     """One who looks: steps that wait to be sent."""
 
     def __init__(self) -> None:
-        self.steps: asyncio.Queue[bytes] = asyncio.Queue(WAITING)
+        self.steps: asyncio.Queue[Sequence[bytes]] = asyncio.Queue(WAITING)
         self.fresh = True
         self.gone = False
 
@@ -88,8 +90,8 @@ class Viewers:
         """Those who have had no step yet, and all others."""
         return [each for each in self._those if each.fresh], [each for each in self._those if not each.fresh]
 
-    def send(self, viewers: Iterable[Viewer], step: bytes) -> None:
-        """Have them told."""
+    def send(self, viewers: Iterable[Viewer], step: Sequence[bytes]) -> None:
+        """Have them told it, whose pieces these are."""
         for viewer in viewers:
             viewer.fresh = False
             if viewer.steps.full():
@@ -101,7 +103,10 @@ class Viewers:
     async def _stream(self, viewer: Viewer, steps: int | None) -> AsyncIterator[bytes]:
         try:
             while not (viewer.gone and viewer.steps.empty()) and steps != 0:
-                yield await viewer.steps.get()
+                for number, piece in enumerate(await viewer.steps.get()):
+                    if number:
+                        await asyncio.sleep(0)
+                    yield piece
                 steps = None if steps is None else steps - 1
         finally:
             self._those.discard(viewer)
@@ -111,7 +116,7 @@ class Viewers:
         self._those.discard(viewer)
         while not viewer.steps.empty():
             viewer.steps.get_nowait()
-        viewer.steps.put_nowait(b": the end\n\n")
+        viewer.steps.put_nowait((b": the end\n\n",))
 
     async def _run(self) -> None:
         while True:
@@ -133,9 +138,21 @@ def encoded(value: Any) -> bytes:
     return _encode(value).encode()
 
 
-def event(name: str, at: float, fields: Mapping[str, bytes], lists: Mapping[str, Iterable[bytes]]) -> bytes:
-    """A server-sent event of JSON that is made already; ``at``: Unix seconds."""
-    parts = [f'event: {name}\ndata: {{"at":{at:.3f}'.encode()]
-    parts += [b',"%s":%s' % (key.encode(), value) for key, value in fields.items()]
-    parts += [b',"%s":[%s]' % (key.encode(), b",".join(each)) for key, each in lists.items()]
-    return b"".join((*parts, b"}\n\n"))
+def event(
+    name: str, at: float, fields: Mapping[str, bytes], lists: Mapping[str, Iterable[bytes]]
+) -> Iterator[bytes]:
+    """A server-sent event of JSON that is made already, in pieces; ``at``: Unix seconds."""
+    made = [f'event: {name}\ndata: {{"at":{at:.3f}'.encode()]
+    made += [b',"%s":%s' % (key.encode(), value) for key, value in fields.items()]
+    size = sum(map(len, made))
+    for key, values in lists.items():
+        before = b',"%s":[' % key.encode()
+        for value in values:
+            made += (before, value)
+            before = b","
+            size += len(value)
+            if size >= PIECE:
+                yield b"".join(made)
+                made, size = [], 0
+        made.append(b"]" if before == b"," else before + b"]")
+    yield b"".join((*made, b"}\n\n"))

@@ -1,6 +1,6 @@
 """Mutated packets through the XDP program: whatever comes, one verdict, counted once, under its reason.
 
-``TEMPOS_FUZZ_PACKETS`` sets how many packets each mode gets.
+``TEMPOS_FUZZ_PACKETS`` sets how many packets each mode gets, ``TEMPOS_FUZZ_WIDE`` how many of wide ids.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from socket import inet_aton
 
 import pytest
 from scapy.layers.l2 import Ether
+from support.fuzzing import judged, wide_payload
 from support.packets import EVENT, PORT, RAW, ROWS, WIDE_EVENT, WIDE_RAW
 from support.program import ADDRESSES, Rig, hops, plan
 
 from tempos import Reason
 from tempos._abi import Way
 from tempos._slots import epoch_row
-from tempos.wire import KEEP_ALIVE, check_payload, topic_in
+from tempos.wire import KEEP_ALIVE
 from tempos_bpf.objects import Verdict
 from tempos_fastpath.layout import lost_copies
 from tempos_fastpath.plan import Plan
@@ -27,6 +28,7 @@ from tempos_fastpath.plan import Plan
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(900)]
 
 COUNT = int(os.environ.get("TEMPOS_FUZZ_PACKETS", "500000"))
+WIDE = int(os.environ.get("TEMPOS_FUZZ_WIDE", str(COUNT // 5)))
 BATCH = 10_000
 SMALLEST, LARGEST = 14, 1514
 CHECKSUM_FIELDS = ((24, 26), (40, 42))
@@ -123,20 +125,6 @@ def test_a_passed_packet_is_untouched_and_a_forwarded_one_is_sound(rig: Rig) -> 
     assert forwarded > COUNT // 2000
 
 
-def wide_payload(random_: random.Random) -> bytes:
-    """A datagram with a wide id, or what resembles one: cut anywhere, any id, any bits."""
-    known = (WIDE_RAW.id, WIDE_EVENT.id, WIDE_EVENT.id)
-    id_ = random_.choice((*known, 0, 1, 255, 65535, random_.randrange(65536)))
-    out = bytearray(b"\xff" + id_.to_bytes(2, "big") + random_.randbytes(21) + b"\x10\0\0\0")
-    if random_.random() < 0.6:
-        out[24] = random_.choice((0x10, 0x11, 0x14, 0x18, 0x19, random_.randrange(256)))
-    if random_.random() < 0.2:
-        out[random_.randrange(25, 28)] = 1 << random_.randrange(8)
-    out += random_.choice((b"\x11", b"\x12", b"\x13", b"\x14"))
-    out += random_.randbytes(random_.choice((0, 30, 31, 40)))
-    return bytes(out[: random_.randrange(len(out) + 1)] if random_.random() < 0.4 else out)
-
-
 def framed(payload: bytes) -> bytes:
     """A frame around it, without a UDP checksum; scapy would take a hundred times as long."""
     at, length = ADDRESSES, len(payload) + 28
@@ -148,17 +136,6 @@ def framed(payload: bytes) -> bytes:
     return macs + b"\x08\0" + ip + struct.pack("!4H", 40000, PORT, len(payload) + 8, 0) + payload
 
 
-def judged(payload: bytes) -> tuple[int, Reason]:
-    """By the wire module alone: where the program must count it, and as what."""
-    framings = {topic.id: topic.framing for topic in (WIDE_RAW, WIDE_EVENT)}
-    if len(payload) < 3:
-        return (255, Reason.SHORT_HEADER) if payload else (0, Reason.EMPTY)
-    topic = topic_in(payload)
-    if topic not in framings:
-        return 255, Reason.NO_ROUTE
-    return topic, check_payload(payload, framings[topic])
-
-
 def test_wide_payloads_are_judged_as_the_wire_module_does(rig: Rig) -> None:
     """As `tempos_check_wide` and the portable slow path: one layout, one verdict, counted in one place."""
     seed = random.SystemRandom().getrandbits(32)
@@ -166,7 +143,7 @@ def test_wide_payloads_are_judged_as_the_wire_module_does(rig: Rig) -> None:
     for topic in (WIDE_RAW, WIDE_EVENT):
         rig.install(plan(topic.id, hops(3), framing=topic.framing))
     wanted: Counter[tuple[int, Reason]] = Counter()
-    for _ in range(max(1, COUNT // 5 // BATCH)):
+    for _ in range(max(1, WIDE // BATCH)):
         payloads = [wide_payload(random_) for _ in range(BATCH)]
         wanted.update(map(judged, payloads))
         verdicts = rig.program.run_each([framed(payload) for payload in payloads])
@@ -175,4 +152,6 @@ def test_wide_payloads_are_judged_as_the_wire_module_does(rig: Rig) -> None:
     reached = {reason for _, reason in wanted}
     assert len(reached) == 8, f"seed {seed}: {sorted(reached)}"
     tickets = sum(rig.tickets.read(topic.id, 1, 0) for topic in (WIDE_RAW, WIDE_EVENT))
-    assert tickets == sum(count for (_, reason), count in wanted.items() if reason is Reason.FORWARDED)
+    forwarded = sum(count for (_, reason), count in wanted.items() if reason is Reason.FORWARDED)
+    assert tickets == forwarded, f"seed {seed}"
+    print(f"{wanted.total():,} datagrams of wide ids, {forwarded:,} forwarded, {len(reached)} reasons")

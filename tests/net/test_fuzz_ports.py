@@ -1,28 +1,38 @@
-"""A million mutated datagrams into a broker's ports: it lives, and not one is unaccounted for."""
+"""A million mutated datagrams into a broker's ports: it lives, and not one is unaccounted for.
+
+``TEMPOS_FUZZ_WIDE`` sets how many there are of wide ids.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
 import pytest
-from support.packets import EVENT, RAW, TOPICS, UNKNOWN, event, raw
+from support.fuzzing import judged, wide_payload
+from support.packets import EVENT, RAW, TOPICS, UNKNOWN, WIDE_EVENT, WIDE_RAW, event, raw
 from support.privileges import require_kernel, require_netns
 from support.waiting import LIMIT
 
-from tempos import CONTROL_PORT, DATA_PORT, Group, Member, Path
+from tempos import CONTROL_PORT, DATA_PORT, Group, Member, Path, Reason
+from tempos._rows import is_topic
 from tempos.control import OPERATIONS, Received, decode_reply, encode_request
-from tempos.wire import encode_batch
+from tempos.wire import encode_batch, topic_in
 from tempos_bench.measure.broker import Broker
 from tempos_bench.nodes.topology import Topology, build
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
 DATA_DATAGRAMS, CONTROL_DATAGRAMS = 800_000, 200_000
+WIDE_DATAGRAMS = int(os.environ.get("TEMPOS_FUZZ_WIDE", "200000"))
+#: Those that have a member.
+ROUTED = (RAW, EVENT, WIDE_RAW, WIDE_EVENT)
 
 PAYLOADS = [
     raw(),
@@ -115,9 +125,10 @@ def topology() -> Iterator[Topology]:
 def broker(topology: Topology) -> Iterator[Broker]:
     groups = (Group("static", (Member(topology.subscriber.address, 6100),)),)
     with Broker(
-        topology.broker, {topic: groups if topic in (RAW, EVENT) else () for topic in TOPICS}
+        topology.broker,
+        {topic: groups if topic in ROUTED else () for topic in (*TOPICS, WIDE_RAW, WIDE_EVENT)},
     ) as started:
-        for topic in (RAW, EVENT):
+        for topic in ROUTED:
             started.wait_path(topic.name, Path.FAST)
         yield started
 
@@ -151,6 +162,51 @@ def test_the_data_port_accounts_for_every_mutated_datagram(topology: Topology, b
         for payload in (raw(b"still alive"), event(b"still alive")):
             sender.send(payload)
             assert receiver.recv(2048).endswith(b"still alive")
+
+
+def outcome(payload: bytes) -> tuple[str, str]:
+    """What must become of it by the wire module alone: of which topic, and why it is refused, if it is."""
+    topic, reason = judged(payload)
+    if reason is Reason.NO_ROUTE:
+        reason = Reason.UNKNOWN_TOPIC if is_topic(topic_in(payload)) else Reason.RESERVED_TOPIC
+    # Its return address is none of this broker's making.
+    reason = Reason.BAD_RETURN if reason is Reason.REPLY else reason
+    return {each.id: each.name for each in (WIDE_RAW, WIDE_EVENT)}.get(topic, ""), reason.label
+
+
+def outcomes(status: dict[str, Any]) -> Counter[tuple[str, str]]:
+    """What became of all so far."""
+    found = Counter({("", reason): count for reason, count in status["unattributed"].items()})
+    for topic in status["topics"]:
+        found[topic["name"], Reason.FORWARDED.label] = topic["fast"] + topic["slow"]
+        found.update({(topic["name"], reason): count for reason, count in topic["refused"].items()})
+    return found
+
+
+@pytest.mark.timeout(900)
+def test_every_datagram_of_a_wide_id_becomes_what_the_wire_module_says(
+    topology: Topology, broker: Broker
+) -> None:
+    seed = random.SystemRandom().getrandbits(32)
+    rng = random.Random(seed)
+    wanted: Counter[tuple[str, str]] = Counter()
+
+    def datagrams() -> Iterator[bytes]:
+        for _ in range(WIDE_DATAGRAMS):
+            payload = wide_payload(rng)
+            wanted[outcome(payload)] += 1
+            yield payload
+
+    before = outcomes(broker.status())
+    with client(topology, DATA_PORT) as sender:
+        status = pour(broker, sender, datagrams(), 2000, counted_data)
+    found = outcomes(status)
+    found.subtract(before)
+    assert +found == wanted, f"seed {seed}"
+    assert len({reason for _, reason in wanted}) == 9, f"seed {seed}: {sorted(wanted)}"
+    fast = sum(topic["fast"] for topic in status["topics"] if topic["id"] in (WIDE_RAW.id, WIDE_EVENT.id))
+    assert fast
+    print(f"{WIDE_DATAGRAMS:,} datagrams of wide ids, {fast:,} by the fast path, {len(wanted)} outcomes")
 
 
 @pytest.mark.timeout(240)

@@ -167,10 +167,12 @@ class Client:
 
 
 @asynccontextmanager
-async def running(lease: float = 10.0) -> AsyncIterator[tuple[Broker, FakeFastPath, Client]]:
+async def running(
+    lease: float = 10.0, topics: tuple[TopicConfig, ...] = (TopicConfig(ALPHA), TopicConfig(BETA))
+) -> AsyncIterator[tuple[Broker, FakeFastPath, Client]]:
     data, control = free_ports(2)
     config = BrokerConfig(
-        (TopicConfig(ALPHA), TopicConfig(BETA)),
+        topics,
         listen=("127.0.0.1",),
         data_port=data,
         control_port=control,

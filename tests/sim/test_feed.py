@@ -7,14 +7,18 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 from support.waiting import LIMIT
 
 from tempos import PathPolicy
 from tempos.doctor import Tried
 from tempos.doctor.serving import SERVING
+from tempos_broker.api import feed as feeding
 from tempos_broker.api.feed import STATES, Feed
+from tempos_daemon.slices import Slices
 from tempos_daemon.verdict import Verdict
 
+from .test_api_snapshots import alike
 from .test_broker import running
 
 
@@ -49,6 +53,36 @@ async def test_the_state_and_then_what_changed() -> None:
         changes = [each["kind"] for part in told for each in part["changes"]]
         assert sorted(changes) == ["joined", "path"]
         assert told[-1]["topics"][0]["groups"][0]["members"] == 1
+        await feed.close()
+
+
+async def test_others_have_their_turn_after_each_topic_whatever_it_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feeding, "Slices", lambda: Slices(0.0, 0.0))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with running(topics=alike()) as (broker, _, _):
+        feed = Feed(broker.documents)
+        await feed._step()
+        other = asyncio.create_task(others())
+        # Nobody looks, and nothing has changed since; then all is told, and then what of it is new.
+        for seen in (False, True, True):
+            monkeypatch.setattr(type(feed._viewers), "__bool__", lambda _, seen=seen: seen)
+            before = turns
+            await feed._step()
+            assert turns - before >= len(alike())
+            assert len(feed._briefs) == (len(alike()) if seen else 0)
+        for state in broker.documents.present():
+            told = json.loads(feed._briefs[state.route.topic.id][1])
+            assert told == feeding._brief_of(broker.documents.tell(state))
+        other.cancel()
         await feed.close()
 
 

@@ -13,7 +13,7 @@ from fastapi.responses import StreamingResponse
 
 from tempos_broker.api.snapshot import Snapshot
 from tempos_broker.api.stream import listed
-from tempos_daemon import slices
+from tempos_daemon import slices, viewers
 from tempos_daemon.slices import PIECE
 
 
@@ -29,6 +29,18 @@ async def test_what_is_sent_is_whole(count: int) -> None:
     whole = b"".join(Snapshot({"a": {"b": 1}}, topics, {"balanced": True}).pieces())
     assert json.loads(whole) == {"a": {"b": 1}, "topics": documents, "balanced": True}
     assert json.loads(b"".join(Snapshot({}, topics, {}).pieces())) == {"topics": documents}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3000])
+def test_an_event_in_pieces_is_one_event(count: int) -> None:
+    topics = [{"id": number, "name": "ü" * 40} for number in range(count)]
+    lists = {"topics": map(viewers.encoded, topics), "gone": (), "changes": [b"1", b"2"]}
+    pieces = list(viewers.event("state", 1.5, {"head": b"{}"}, lists))
+    assert max(map(len, pieces)) < 2 * viewers.PIECE
+    name, data, *rest = b"".join(pieces).split(b"\n")
+    assert (name, rest) == (b"event: state", [b"", b""])
+    wanted = {"at": 1.5, "head": {}, "topics": topics, "gone": [], "changes": [1, 2]}
+    assert json.loads(data.removeprefix(b"data: ")) == wanted
 
 
 async def test_what_is_told_as_it_is_read_is_whole_too() -> None:

@@ -46,6 +46,22 @@ def request(method: str, path: str, body: object = None, port: int = API_PORT) -
     return answer
 
 
+def fetch(path: str, port: int = API_PORT) -> int:
+    """Read a page of the broker on this machine to its end, whatever it is; how many bytes it has."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        size = 0
+        while piece := response.read(1 << 20):
+            size += len(piece)
+    finally:
+        connection.close()
+    if response.status >= http.HTTPStatus.BAD_REQUEST:
+        raise TemposError(f"GET {path}: the broker answers {response.status}")
+    return size
+
+
 def takes_connections(address: str, port: int) -> bool:
     """Whether a server listens there."""
     try:
@@ -75,6 +91,7 @@ def _always(value: Any) -> Callable[..., Any]:
 #: Every question that there is; what each needs and gives stands with its function.
 QUESTIONS = {
     "request": Question(request, _always({})),
+    "fetch": Question(fetch, _always(1)),
     "interface": Question(interfaces.describe, _always({})),
     "interface of": Question(interfaces.carrying, _always("asked of the host")),
     "machine": Question(machine.describe, _always({})),

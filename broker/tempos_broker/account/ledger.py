@@ -268,11 +268,14 @@ class Ledger:
         """The groups of an open epoch with their holders, in the order of the route."""
         return self._open(topic)[epoch]
 
-    def is_empty(self, topic: int) -> bool:
-        """Whether nothing is in the account of a topic: no group, no ticket, no publisher."""
+    def quiet_groups(self, topic: int) -> Groups | None:
+        """The groups of a topic in whose account is nothing else: ticket, publisher, former epoch."""
         state = self._topics.get(topic)
-        empty = state is None or (isinstance(state, Quiet) and not any(groups for _, groups in state.open))
-        return empty and not self.publishers.follows(topic)
+        if self.publishers.follows(topic):
+            return None
+        if state is None:
+            return ()
+        return state.open[0][1] if isinstance(state, Quiet) and len(state.open) == 1 else None
 
     def groups(self, topic: int) -> Collection[str]:
         """The groups of which there is an account, or of which nothing was counted yet."""

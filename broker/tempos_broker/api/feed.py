@@ -1,12 +1,14 @@
 """What viewers are told while they look: the state once, then what of it changed, at most once a second.
 
-``GET /v1/events``. Rule: a step is made in slices of the event loop. What is wrong is judged by the checks of
-`tempos doctor`, also while nobody looks, though rarely: so it is known since when it is.
+``GET /v1/events``. Rule: a step is made in slices of the event loop, and of topics that rest nothing is made
+that was made before. What is wrong is judged by the checks of `tempos doctor`, also while nobody looks, but
+rarely: so it is known since when it is.
 """
 
 from __future__ import annotations
 
 import logging
+import operator
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -14,6 +16,8 @@ from typing import Any
 from tempos.doctor.findings import Tried
 from tempos.doctor.serving import SERVING, look, of_topic
 from tempos_broker.account.changes import Kind
+from tempos_broker.api.alike import Alike
+from tempos_broker.api.snapshot import together
 from tempos_broker.documents import Documents
 from tempos_broker.state import TopicState
 from tempos_daemon.slices import Slices
@@ -38,7 +42,8 @@ class Feed:
         self._told = told
         self._verdict = Verdict(SERVING.checks, STATES)
         self._log = told.changes.of(Kind.WRONG, logging.getLogger("tempos.broker.wrong"))
-        #: What was told of topics; of most of them nothing is kept while nobody looks.
+        self._alike = Alike(told, lambda state: _brief_of(told.tell(state)))
+        #: What was told of topics, and what it rests on; nothing while nobody looks.
         self._briefs: dict[int, tuple[tuple[object, ...] | None, bytes, list[Tried]]] = {}
         self._parts: dict[str, bytes] = {}
         self._seen = 0
@@ -65,13 +70,25 @@ class Feed:
         slices, seen = Slices(), bool(self._viewers)
         tried = list(look({**head, "topics": ()}))
         changed, present = [], set()
-        for state in self._told.present():
-            topic = state.route.topic.id
-            present.add(topic)
-            found, is_new = await self._brief(state, slices, seen=seen)
-            tried += found
-            if is_new:
-                changed.append(topic)
+        if not seen:
+            self._briefs.clear()
+            self._alike.forget()
+        for some in together(self._told.present()):
+            counted = self._told.have_counted([state.route.topic.id for state in some])
+            for state in some:
+                topic = state.route.topic.id
+                if not self._told.is_present(state):
+                    continue
+                present.add(topic)
+                rests_on = None if topic in counted else self._told.rests_on(state)
+                if rests_on is None:
+                    found, is_new = await self._moving(state, slices, seen=seen)
+                else:
+                    found, is_new = self._resting(state, rests_on, seen=seen)
+                tried += found
+                if is_new:
+                    changed.append(topic)
+                await slices.pause()
         gone = [topic for topic in self._briefs if topic not in present]
         for topic in gone:
             del self._briefs[topic]
@@ -90,14 +107,14 @@ class Feed:
         fresh, followers = self._viewers.split()
         if followers:
             topics = [self._briefs[each][1] for each in changed]
-            step = event("step", at, news, {"topics": topics, "gone": map(encoded, gone), "changes": changes})
-            self._viewers.send(followers, step)
+            lists = {"topics": topics, "gone": map(encoded, gone), "changes": changes}
+            self._viewers.send(followers, [each async for each in slices.of(event("step", at, news, lists))])
         if fresh and seen:
             every = [encoded(each.document()) for each in self._told.changes.since()]
             await slices.pause()
             topics = [each[1] for each in self._briefs.values()]
-            whole = event("state", at, fields, {"topics": topics, "gone": (), "changes": every})
-            self._viewers.send(fresh, whole)
+            lists = {"topics": topics, "gone": (), "changes": every}
+            self._viewers.send(fresh, [each async for each in slices.of(event("state", at, fields, lists))])
 
     def _tell(self, how: str, each: Mapping[str, Any]) -> None:
         subject = f" ({each['subject']})" if each["subject"] else ""
@@ -109,25 +126,27 @@ class Feed:
             again = " goes on" if how == "goes on" else ""
             self._log.log(logging.WARNING if bad else logging.INFO, "%s%s: %s", words, again, each["cause"])
 
-    async def _brief(self, state: TopicState, slices: Slices, *, seen: bool) -> tuple[list[Tried], bool]:
-        """Judge a topic anew, and tell it, without its members, if that is ``seen`` by anybody.
+    def _resting(
+        self, state: TopicState, rests_on: tuple[object, ...], *, seen: bool
+    ) -> tuple[list[Tried], bool]:
+        """Judge a topic that rests, and tell it, without its members, if that is ``seen`` by anybody.
 
         Gives what was found, and whether it is another one than before.
         """
         topic = state.route.topic.id
         known = self._briefs.get(topic)
-        rests_on = None if self._told.have_counted([topic]) else self._told.rests_on(state)
-        if (
-            known is not None
-            and (known[1] or not seen)
-            and rests_on is not None
-            and known[0] is not None
-            and len(known[0]) == len(rests_on)
-            and all(a is b for a, b in zip(known[0], rests_on, strict=True))
-        ):
-            if not seen and known[1]:
-                self._briefs[topic] = rests_on, b"", known[2]
+        if known is not None and known[0] is not None and all(map(operator.is_, known[0], rests_on)):
             return known[2], False
+        found = list(of_topic(self._told.brief(state)))
+        if not seen:
+            return found, False
+        made = self._alike.of(state) or encoded(_brief_of(self._told.tell(state)))
+        self._briefs[topic] = rests_on, made, found
+        return found, known is None or known[1] != made
+
+    async def _moving(self, state: TopicState, slices: Slices, *, seen: bool) -> tuple[list[Tried], bool]:
+        """The same of one that does not."""
+        topic = state.route.topic.id
         document = self._told.tell(state, iter)
         groups = []
         for group in document["groups"]:
@@ -138,12 +157,10 @@ class Feed:
             groups.append({**group, "members": members})
         document["groups"] = groups
         found = list(of_topic(document))
-        made = encoded(_brief_of(document)) if seen else b""
-        if seen or rests_on is not None:
-            self._briefs[topic] = rests_on, made, found
-        else:
-            self._briefs.pop(topic, None)
-        await slices.pause()
+        if not seen:
+            return found, False
+        known, made = self._briefs.get(topic), encoded(_brief_of(document))
+        self._briefs[topic] = None, made, found
         return found, known is None or known[1] != made
 
 

@@ -1,16 +1,19 @@
 """Snapshots of all topics, as JSON: made in slices of the event loop, and anew only of topics that changed.
 
-A topic without members of which nothing was ever counted says the same until its options, its route or its
-path change (:meth:`Documents.rests_on`); its JSON is kept. All others are told anew, for leases run.
+A topic of which nothing was ever counted, and in which nobody has a lease, says the same until its options,
+its route or its path change (:meth:`Documents.rests_on`). Where many are alike, its JSON is that of one
+of them but for what is its own (:mod:`.alike`); else it is kept. All others are told anew, for leases run.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 from tempos_broker.api import metrics
+from tempos_broker.api.alike import Alike
 from tempos_broker.api.stream import SENT_AT_ONCE, Made, field, parts
 from tempos_broker.api.telling import Shared
 from tempos_broker.documents import Documents
@@ -54,41 +57,63 @@ class Kept:
     def __init__(self, told: Documents, tell: Callable[[TopicState, Listed], dict[str, Any]]) -> None:
         self._told = told
         self._tell = tell
+        self._alike = Alike(told, lambda state: tell(state, list))
         self._kept: dict[int, tuple[tuple[object, ...], bytes]] = {}
-        #: How often a topic was told anew.
-        self.anew = 0
+        self._anew = 0
 
-    def topics(self) -> Iterator[bytes | dict[str, Any]]:
-        """Every topic: its JSON if that is known, or its document, whose groups and members are iterators."""
-        states = list(self._told.present())
-        if len(self._kept) > len(states):
-            present = {state.route.topic.id for state in states}
-            self._kept = {topic: kept for topic, kept in self._kept.items() if topic in present}
-        for first in range(0, len(states), TOGETHER):
-            some = states[first : first + TOGETHER]
+    @property
+    def anew(self) -> int:
+        """How often a topic was told anew."""
+        return self._anew + self._alike.full
+
+    def topics(self, most: int | None = None) -> Iterator[bytes | dict[str, Any]]:
+        """Every topic: its JSON if that is known, or its document, whose groups and members are iterators.
+
+        ``most``: of those beyond that number nothing is told (``b""``).
+        """
+        kept: dict[int, tuple[tuple[object, ...], bytes]] = {}
+        number = 0
+        for some in together(self._told.present()):
+            if most is not None and number >= most:
+                yield from (b"" for _ in some)
+                continue
             counted = self._told.have_counted([state.route.topic.id for state in some])
             for state in some:
                 if self._told.is_present(state):
-                    yield self._one(state, counted)
+                    number += 1
+                    yield self._one(state, counted, kept)
+        if most is None:
+            self._kept = kept
 
-    def _one(self, state: TopicState, counted: Collection[int]) -> bytes | dict[str, Any]:
+    def _one(
+        self, state: TopicState, counted: Collection[int], kept: dict[int, tuple[tuple[object, ...], bytes]]
+    ) -> bytes | dict[str, Any]:
         topic = state.route.topic.id
+        if topic not in counted and (made := self._alike.of(state)) is not None:
+            return made
         rests_on = None if topic in counted else self._told.rests_on(state)
         known = self._kept.get(topic)
         if rests_on is not None and known is not None and all(map(operator.is_, known[0], rests_on)):
+            kept[topic] = known
             return known[1]
-        self.anew += 1
+        self._anew += 1
         document = self._tell(state, iter)
         if rests_on is None or not document["balanced"]:
-            self._kept.pop(topic, None)
             return document
         made = b"".join(parts(document))
-        self._kept[topic] = rests_on, made
+        kept[topic] = rests_on, made
         return made
 
     def forget(self) -> None:
         """Keep nothing."""
         self._kept.clear()
+        self._alike.forget()
+
+
+def together(states: Iterator[TopicState]) -> Iterator[list[TopicState]]:
+    """Some at a time."""
+    while some := list(islice(states, TOGETHER)):
+        yield some
 
 
 class Snapshots:
@@ -121,7 +146,7 @@ class Snapshots:
         return Snapshot({}, made, self._told.ledger_tail(balanced=balanced))
 
     async def _metrics(self) -> tuple[bytes, ...]:
-        page = pieces(metrics.samples(self._told.status_head(), self.kept_status.topics()))
+        page = pieces(metrics.samples(self._told.status_head(), self.kept_status.topics(metrics.TOPICS)))
         return tuple([piece async for piece in page])
 
 

@@ -43,6 +43,8 @@ SAVE_EVERY = 1.0
 MEMBERS_AT_ONCE, PAUSE = 64, 0.002
 #: The same when nobody waits for the loop any more.
 TOPICS_AT_THE_END = 1024
+#: Topics whose counters are looked at in one go.
+LOOKED_AT = 64
 #: Topics that are written at a time when a life begins.
 AT_ONCE = 256
 #: Topic 0 has no route, so its first ticket counter can tell whose counters these are: the instance number
@@ -204,9 +206,7 @@ class Keeper:
             self._trouble(f"what has changed could not be written: {one_line(error)}", trace=True)
 
     async def _save_slices(self) -> None:
-        moved = self._moved()
-        await asyncio.sleep(0)
-        slices = self._slices(moved)
+        slices = self._slices(await self._moved())
         # That this broker lives, and who drains, is written with the first, whatever else there is to say.
         await self.save(next(slices, ()))
         for some in slices:
@@ -216,7 +216,7 @@ class Keeper:
     async def save_rest(self) -> None:
         """Write down, for the last time, what the state file does not say yet."""
         if self._store is not None:
-            for some in self._slices(self._moved(), TOPICS_AT_THE_END):
+            for some in self._slices(self._moved_of(list(self._states)), TOPICS_AT_THE_END):
                 await self.save(some)
             await self.save()
 
@@ -235,19 +235,27 @@ class Keeper:
         if slice_:
             yield slice_
 
-    def _moved(self) -> list[int]:
-        """Those of which the state file does not say how they are.
+    async def _moved(self) -> list[int]:
+        """Those of which the state file does not say how they are; others have their turn in between."""
+        moved = []
+        for first in range(0, len(topics := list(self._states)), LOOKED_AT):
+            moved += self._moved_of(topics[first : first + LOOKED_AT])
+            await asyncio.sleep(0)
+        return moved
+
+    def _moved_of(self, topics: list[int]) -> list[int]:
+        """The same, of these topics.
 
         Whoever draws a ticket counts it, so the tickets need not be looked at.
         """
-        slow, fast = self._counting.slow(), self._counting.fast_raw()
+        slow, fast = self._counting.slow(topics), self._counting.fast_raw(topics)
         nothing: _Moving = {}, {}
-        counted = {
+        return [
             topic
-            for topic in slow.keys() | fast.keys()
-            if self._written.get(topic, nothing) != (slow.get(topic, {}), fast.get(topic, {}))
-        }
-        return [topic for topic in counted | self._ledger.changed if topic in self._states]
+            for topic in topics
+            if topic in self._ledger.changed
+            or self._written.get(topic, nothing) != (slow.get(topic, {}), fast.get(topic, {}))
+        ]
 
     # --- what is written --------------------------------------------------------------------
 

@@ -110,11 +110,11 @@ class Feed:
             changed = [each for name, each in made.items() if had.get(name) != each]
             gone = [encoded(name) for name in had if name not in made]
             lists = {"workflows": changed, "gone": gone, "changes": changes}
-            self._viewers.send(followers, event("step", at, news, lists))
+            self._viewers.send(followers, [*event("step", at, news, lists)])
         if fresh:
             every = [encoded(each.document()) for each in self._engine.changes.since()]
             lists = {"workflows": list(made.values()), "gone": [], "changes": every}
-            self._viewers.send(fresh, event("state", at, fields, lists))
+            self._viewers.send(fresh, [*event("state", at, fields, lists)])
 
     def _settled(self, tried: list[Tried]) -> list[Tried]:
         """Without what may only be about to begin."""

@@ -2,8 +2,9 @@
 
 Each number of topics has brokers of its own, which keep state; every topic has one member, always the same
 bare socket, where nobody listens. The first life reads file and an empty state, the second the state of the
-first. Pages are fetched without a pause while strict events flow on the slow path, steadily, and in turn
-nobody asks; where the fast path can be had, the topics of another broker have routes in the kernel.
+first. Pages, the live page's whole state among them, are fetched one after the other without a pause while
+strict events flow on the slow path, steadily, and in turn nobody asks; where the fast path can be had, the
+topics of another broker have routes in the kernel.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import cycle
 
 from tempos import Framing, Group, Member, PathPolicy, Quality, Topic, wire
 from tempos_bench.measure import probe
@@ -32,7 +34,10 @@ _SQ = Topic(id=1, name="SQ", quality=Quality.SQ, framing=Framing.EVENT, policy=P
 _SQ_PORT, _PORT = 9001, 9002
 #: The topic that others join, and one that is made and removed again and again.
 _JOINED, _MADE = "plant/line0/press0", "plant/made"
-_PAGES = ("/v1/topics", "/v1/status", "/v1/ledger")
+#: All of them.
+_ALL = "plant/#"
+#: The last is all that the live page is told first.
+_PAGES = ("/v1/topics", "/v1/status", "/v1/ledger", "/v1/events?steps=1")
 _MIB, _KB = 1 << 20, 1000
 #: The largest id of one byte.
 _NARROW = 254
@@ -41,7 +46,7 @@ _LIMIT = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """``topics``: how many, the first of them what ``many`` of them are held against.
+    """``topics``: how many, the first of them what ``many`` and the last of them are held against.
 
     ``kernel``: so many also on the fast path, where ``turns`` of ``frames`` of the first and of the last are
     timed. ``joins``, ``orders``: measured of each. ``rounds`` of
@@ -81,7 +86,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
             with progress.variant(f"{count} topics"):
                 found, held[count] = _user_space(p, topology, load, count, progress)
             figures += found
-        figures += _judged(p, held[p.topics[0]], held[p.many])
+        figures += _judged(p, held[p.topics[0]], held[p.many], held[p.topics[-1]])
         figures.append(Figure("SQ lost", sum(each.lost for each in held.values()), "events", Better.LOWER))
         base: float | None = None
         for count in p.kernel:
@@ -97,7 +102,7 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
     return figures
 
 
-def _judged(p: Parameters, few: _Held, many: _Held) -> Iterator[Figure]:
+def _judged(p: Parameters, few: _Held, many: _Held, most: _Held) -> Iterator[Figure]:
     allowed = 1.5 * few.resident + _KB * p.many
     yield Figure("many: to start", many.starts[0], "s", Better.LOWER)
     yield Figure("many: to start again", many.starts[1], "s", Better.LOWER)
@@ -105,9 +110,9 @@ def _judged(p: Parameters, few: _Held, many: _Held) -> Iterator[Figure]:
         "many: memory, to 1.5 x that of few and 1 kB each", many.resident / allowed, "x", Better.LOWER
     )
     yield Figure("many: to join, to that of few", ratio(many.join, few.join), "x", Better.LOWER)
-    yield median(
-        "many: SQ p99 beside pages, to alone", many.beside, "x", Better.LOWER, credible=(0.5, math.inf)
-    )
+    for name, held in (("many", many), ("most", most)):
+        beside = f"{name}: SQ p99 beside pages, to alone"
+        yield median(beside, held.beside, "x", Better.LOWER, credible=(0.5, math.inf))
 
 
 def _topics(count: int, address: str, policy: PathPolicy) -> dict[Topic, tuple[Group, ...]]:
@@ -136,24 +141,36 @@ def _user_space(
                 if len(starts) == 1:
                     resident = float(node.inquire("held", pid=broker.pid)["resident"])
                     continue
-                joins = summarize(_joins(p, topology))
+                joins = summarize(_joins(topology, _JOINED, p.joins))
                 orders = list(_orders(p, broker, count))
                 pages, beside, lost = _pages(p, broker, load, count)
+                by_filter = list(_filtered(topology, broker)) if count == p.many else []
     figures += [
         Figure(f"{count} topics: memory of the broker", resident / _MIB, "MiB", Better.LOWER),
         median(f"{count} topics: to join", joins, "ms", Better.LOWER),
         *orders,
         *pages,
+        *by_filter,
     ]
     return figures, _Held(tuple(starts), resident, joins.median, beside, lost)
 
 
-def _joins(p: Parameters, topology: Topology) -> list[float]:
+def _joins(topology: Topology, wanted: str, count: int) -> list[float]:
+    """Milliseconds of each."""
     took = topology.publisher.role(
-        "joins", "--broker", topology.broker.address, "--topic", _JOINED, "--group", "joining",
-        "--count", p.joins, cpu=cores()[0],
+        "joins", "--broker", topology.broker.address, "--topic", wanted, "--group", "joining",
+        "--count", count, cpu=cores()[0],
     ).result(_LIMIT)["seconds"]  # fmt: skip
     return [each * 1e3 for each in took]
+
+
+def _filtered(topology: Topology, broker: Broker) -> Iterator[Figure]:
+    """One member joins all of them by a filter."""
+    before = broker.status()["control"]["served"].get("subscribe", 0)
+    (took,) = _joins(topology, _ALL, 1)
+    asked = broker.status()["control"]["served"]["subscribe"] - before
+    yield Figure("many: to join all by a filter", took, "ms", Better.LOWER)
+    yield Figure("many: requests to join all by a filter", asked, "requests", Better.LOWER)
 
 
 def _orders(p: Parameters, broker: Broker, count: int) -> Iterator[Figure]:
@@ -169,10 +186,7 @@ def _orders(p: Parameters, broker: Broker, count: int) -> Iterator[Figure]:
 
 def _pages(p: Parameters, broker: Broker, load: Load, count: int) -> tuple[list[Figure], Summary, int]:
     """The figures, the strict p99 beside pages in terms of that alone, and strict events lost."""
-    figures = []
-    for page in _PAGES:
-        took = _timed(lambda page=page: broker.ask("GET", page))  # type: ignore[misc]
-        figures.append(Figure(f"{count} topics: {page}", took, "ms", Better.LOWER))
+    figures = _read(broker, f"{count} topics")
     p99: dict[str, list[float]] = {"alone": [], "beside pages": []}
     lost = 0
     for number in range(p.rounds):
@@ -188,14 +202,24 @@ def _pages(p: Parameters, broker: Broker, load: Load, count: int) -> tuple[list[
     return figures, ratios(p99["beside pages"], p99["alone"]), lost
 
 
+def _read(broker: Broker, name: str) -> list[Figure]:
+    figures = []
+    for page in _PAGES:
+        took = _timed(lambda page=page: broker.node.inquire("fetch", path=page))  # type: ignore[misc]
+        figures.append(Figure(f"{name}: {page}", took, "ms", Better.LOWER))
+    return figures
+
+
 @contextmanager
 def _asked(broker: Broker) -> Iterator[None]:
     """Pages are fetched without a pause meanwhile."""
     stop = threading.Event()
 
     def ask() -> None:
-        while not stop.is_set():
-            broker.ask("GET", _PAGES[0])
+        for page in cycle(_PAGES):
+            if stop.is_set():
+                return
+            broker.node.inquire("fetch", path=page)
 
     asking = threading.Thread(target=ask, name="fetch pages")
     asking.start()
@@ -221,8 +245,10 @@ def _kernel(p: Parameters, count: int, name: str, progress: Run) -> tuple[list[F
         maps = float(node.inquire("held", pid=broker.pid)["maps"])
         if fast < count:
             progress.note(f"{count - fast} of {count} topics take the slow path: {paths[-1]['reason']}")
+        pages = _read(broker, f"{name} on the fast path")
         times = _program_times(p, lane, broker, [topic.id for topic in topics])
     return [
+        *pages,
         Figure(f"{name}: to start with their routes in the kernel", took, "s", Better.LOWER),
         Figure(f"{name}: not by the fast path", count - fast, "topics", Better.LOWER),
         Figure(f"{name}: memory of the maps in the kernel", maps / _MIB, "MiB", Better.LOWER),
