@@ -138,6 +138,7 @@ def _user_space(
             ) as broker:
                 starts.append(time.perf_counter() - began)
                 figures.append(Figure(f"{count} topics: {life}", starts[-1], "s", Better.LOWER))
+                figures.append(_processor(broker, f"{count} topics: {life}"))
                 if len(starts) == 1:
                     resident = float(node.inquire("held", pid=broker.pid)["resident"])
                     continue
@@ -202,6 +203,12 @@ def _pages(p: Parameters, broker: Broker, load: Load, count: int) -> tuple[list[
     return figures, ratios(p99["beside pages"], p99["alone"]), lost
 
 
+def _processor(broker: Broker, name: str) -> Figure:
+    """What a broker that has just started has taken of it, with the processes that it had."""
+    (used,) = broker.node.inquire("used", pids=[broker.pid], families=True)
+    return Figure(f"{name}, processor time", used, "s", Better.LOWER)
+
+
 def _read(broker: Broker, name: str) -> list[Figure]:
     figures = []
     for page in _PAGES:
@@ -240,6 +247,8 @@ def _kernel(p: Parameters, count: int, name: str, progress: Run) -> tuple[list[F
         began = time.perf_counter()
         broker = stack.enter_context(Broker(node, topics, mode="native", cpu=cores()[1], limit=_LIMIT))
         took = time.perf_counter() - began
+        started = f"{name}: to start with their routes in the kernel"
+        processor = _processor(broker, started)
         paths = broker.ask("GET", "/v1/paths")
         fast = sum(each["path"] == "fast" for each in paths)
         maps = float(node.inquire("held", pid=broker.pid)["maps"])
@@ -249,7 +258,8 @@ def _kernel(p: Parameters, count: int, name: str, progress: Run) -> tuple[list[F
         times = _program_times(p, lane, broker, [topic.id for topic in topics])
     return [
         *pages,
-        Figure(f"{name}: to start with their routes in the kernel", took, "s", Better.LOWER),
+        Figure(started, took, "s", Better.LOWER),
+        processor,
         Figure(f"{name}: not by the fast path", count - fast, "topics", Better.LOWER),
         Figure(f"{name}: memory of the maps in the kernel", maps / _MIB, "MiB", Better.LOWER),
         *(median(f"{name}: program time, {id_}", summarize(found), "ns", Better.LOWER)
