@@ -91,15 +91,15 @@ static inline __u64 tempos_journal_first(const struct tempos_journal_view *v, __
 
 /*
  * An epoch is to come, of which nobody has drawn a ticket yet; of the one before so many were. Those that are drawn
- * until the swap is over find slots, too: an eighth of all is left free for them.
+ * until the swap is over find slots, too: so many are left free for them, which may be an eighth of all at most.
  */
-static inline void tempos_journal_begin(const struct tempos_journal_view *v, __u32 epoch, __u64 drawn)
+static inline void tempos_journal_begin(const struct tempos_journal_view *v, __u32 epoch, __u64 drawn, __u32 spare)
 {
 	struct tempos_journal *head = (struct tempos_journal *)v->memory;
 	__u64 last = head->first[0] > head->first[1] ? head->first[0] : head->first[1], next = 0;
 
 	if (last)
-		next = last + drawn + v->slots / 8;
+		next = last + drawn + (spare < v->slots / 8 ? spare : v->slots / 8);
 	__atomic_store_n(&head->epoch[epoch & 1], ~0ULL, __ATOMIC_RELEASE);
 	__atomic_store_n(&head->first[epoch & 1],
 			 (next / TEMPOS_JOURNAL_EPOCH + 1) * TEMPOS_JOURNAL_EPOCH + (next & (v->slots - 1)),

@@ -315,8 +315,13 @@ class Slots:
         position = event.first + event.ticket
         return b"%d" % position if self.written - self.slots <= position < self.written else None
 
-    def keep(self, some: list[lots.Lot], most: int = 10**6) -> bool:
-        return aside.keep(some, self.written, self.slots, most, self.find)
+    def keep(self, some: list[lots.Lot], most: int = 10**6, owing: owed.Owed | None = None) -> bool:
+        kept = [lot.aside for lot in some] + (list(owing.kept()) if owing else [])
+        room = most - sum(each.size for each in kept)
+        live = (
+            owing.unprocessed(lambda epoch, group: self.written - owing.epochs[epoch].first) if owing else ()
+        )
+        return aside.keep(some, live, aside.Ring(self.written, self.slots), room, self.find)
 
 
 def test_what_is_about_to_be_overwritten_is_kept_aside_until_it_is_done_with() -> None:
@@ -347,6 +352,39 @@ def test_what_is_kept_aside_is_bounded() -> None:
             pass
     assert 700 <= sum(len(lot.aside) for lot in some) <= 710
     assert len(some[0].aside) == 500, "the oldest first"
+
+
+def test_what_the_living_have_not_processed_is_kept_aside_too_and_goes_into_their_lots() -> None:
+    journal, made = Slots(4096), owed.Owed()
+    made.opened(1, 1000, [("work", [A, B])])
+    journal.written = 1500
+    made.closed(1, [500])
+    # The next epoch stands in the next slots, at other positions.
+    made.opened(2, 1500 + 4096 * 9, [("work", [B])])
+    made.processed(1, 1, 0, 100)
+    made.processed(2, 1, 0, 250)
+    journal.written = 1500 + 4096 * 9
+    find = journal.find
+    # What was written then is there as long as its slot is.
+    journal.find = lambda event: (  # type: ignore[method-assign]
+        find(event) if event.epoch == 2
+        else b"%d" % (event.first + event.ticket) if journal.written < 5000 + 4096 * 9 else None
+    )  # fmt: skip
+    assert not journal.keep([], owing=made)
+    assert sum(map(len, made.kept())) == 0, "there is time"
+    while journal.written < 5200 + 4096 * 9:
+        journal.written += 300
+        made.processed(2, 2, 0, journal.written - 1500 - 4096 * 9)
+        while journal.keep([], owing=made):
+            pass
+    assert sum(map(len, made.kept())) == 150
+    # It has lived, and says so late.
+    made.processed(1, 1, 100, 20)
+    assert sum(map(len, made.kept())) == 130
+    name, pieces, kept = made.take(1)
+    lot = lots.Lot(7, name, pieces, aside=kept)
+    assert (lot.size, len(lot.aside), lot.aside.get(0), lot.aside.get(129)) == (130, 130, b"1240", b"1498")
+    assert sum(map(len, made.kept())) == 0
 
 
 def test_of_who_processed_all_and_went_nothing_is_remembered_but_that_it_speaks() -> None:

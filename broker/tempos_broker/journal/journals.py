@@ -21,6 +21,7 @@ from tempos._slots import JournalLayout
 from tempos.errors import one_line
 from tempos_broker.account.accounts import Holder
 from tempos_broker.journal.epochs import INSIDE, Epochs
+from tempos_broker.journal.spare import Spare
 
 if TYPE_CHECKING:
     from tempos_broker.journal.memory import Entry, Memory
@@ -37,13 +38,18 @@ DRAWERS = 1024
 class Journals:
     """``of``: by topic id, what the slow path writes."""
 
-    def __init__(self, kernel: KernelJournals | None = None) -> None:
+    def __init__(
+        self, kernel: KernelJournals | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """``kernel``: whose memory for a topic the kernel writes, too; None: it writes none."""
         self._kernel = kernel
+        self._clock = clock
         self.of: dict[int, Memory] = {}
         self._descriptors: dict[int, int] = {}
         #: What is known of their epochs.
         self._epochs: dict[int, Epochs] = {}
+        #: How many places stay free between them.
+        self._spares: dict[int, Spare] = {}
         #: What new memory takes the place of.
         self._former: dict[int, Memory] = {}
         #: By topic, how often members asked for what was before them, and events that they were handed.
@@ -110,6 +116,11 @@ class Journals:
         memory = self.of.get(topic)
         return 0 if memory is None else memory.first(epoch)
 
+    def slots(self, topic: int) -> int:
+        """How many events of a topic its journal has room for; 0: it has none."""
+        memory = self.of.get(topic)
+        return 0 if memory is None else memory.layout.slots
+
     def keeps(self, topic: int) -> bool:
         """Whether a topic has a journal, or anything of one; nothing else needs to be told of its epochs."""
         return topic in self.of or topic in self._epochs
@@ -118,13 +129,16 @@ class Journals:
         """An epoch is to come; of the one before so many tickets were drawn in its first group."""
         if (memory := self.of.get(topic)) is not None:
             if not memory.has(epoch):
-                memory.begin(epoch, drawn)
+                spare = self._spares.setdefault(topic, Spare())
+                memory.begin(epoch, drawn, spare.begins(drawn, memory.layout.slots, self._clock()))
             self._epochs.setdefault(topic, Epochs()).begun(epoch, memory.first(epoch))
 
     def ended(self, topic: int, epoch: int, drawn: int) -> None:
         """An epoch is over, in whose first group so many tickets were drawn."""
         if (epochs := self._epochs.get(topic)) is not None:
             epochs.ended(epoch, drawn)
+        if (spare := self._spares.get(topic)) is not None:
+            spare.ended(drawn, self._clock())
 
     def joined(
         self, topic: int, epoch: int, groups: Iterable[tuple[str, Iterable[Holder]]], *, before: bool = False
@@ -259,6 +273,7 @@ class Journals:
         self._refused.pop(topic, None)
         self._former.pop(topic, None)
         self._epochs.pop(topic, None)
+        self._spares.pop(topic, None)
         if (descriptor := self._descriptors.pop(topic, -1)) >= 0:
             os.close(descriptor)
         return self.of.pop(topic, None) is not None

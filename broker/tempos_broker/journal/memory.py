@@ -112,9 +112,12 @@ class Memory:
             return None
         return entry
 
-    def begin(self, epoch: int, drawn: int) -> None:
-        """An epoch is to come; of the one before so many tickets were drawn in its first group."""
-        lib.tempos_journal_begin(self.view, epoch, drawn)
+    def begin(self, epoch: int, drawn: int, spare: int | None = None) -> None:
+        """An epoch is to come; of the one before so many tickets were drawn in its first group.
+
+        ``spare``: places that stay free for those that are drawn yet, an eighth of all at most (None: that).
+        """
+        lib.tempos_journal_begin(self.view, epoch, drawn, self.layout.slots if spare is None else spare)
 
     def put(self, epoch: int, tickets: Sequence[int], payload: bytes) -> bool:
         """Write an event with these tickets, by group; whether it is kept."""

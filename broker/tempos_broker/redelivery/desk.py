@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tempos import Route, Topic
@@ -27,6 +28,7 @@ from tempos_broker.membership import Registry
 from tempos_broker.redelivery.handing import Handing
 from tempos_broker.redelivery.lots import Lot
 from tempos_broker.redelivery.topic import TopicOwed
+from tempos_broker.redelivery.turning import Turning
 from tempos_broker.repair.desk import Drawn, Say
 from tempos_broker.tasks import Tasks
 
@@ -36,8 +38,10 @@ log = logging.getLogger("tempos.broker.redelivery")
 OWED = "owed"
 #: Seconds between two looks: who is gone, who is to be told again.
 LOOK = 0.25
-#: The same while more is to be copied out of a journal.
-HURRY = 0.005
+#: The same while more is to be copied out of a journal, at least; and how many times as long as the last look
+#: took, so that all else has its turn: then, and while nothing comes.
+HURRY, BESIDE = 0.005, 4
+IDLE, RARELY = 1.0, 50
 #: Seconds between two writings of what changes without a swap.
 SAVE_EVERY = 1.0
 
@@ -64,8 +68,10 @@ class Redelivery:
         life: int,
         changes: Changes,
         is_off: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry = registry
+        self._clock = clock
         self._is_off = is_off
         self._ledger = ledger
         self._journals = journals
@@ -77,8 +83,13 @@ class Redelivery:
         self._handing = Handing(registry, journals, self._topics, instance=instance, life=life)
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
-        # Topics of which anything is kept aside.
+        # Topics of which lots wait that are kept aside.
         self._crowded: set[int] = set()
+        # Those whose journal holds less than comes within a lease.
+        self._short: set[int] = set()
+        self._turning: dict[int, Turning] = {}
+        # Of which more is to be copied.
+        self._copying: set[int] = set()
         self._tasks = Tasks()
         self._is_saving = False
         self._saved_at = 0.0
@@ -116,7 +127,7 @@ class Redelivery:
             owed = self._topics[topic.id] = TopicOwed(topic.name)
         named = [(name, [] if name.startswith(OWN_GROUP) else members) for name, members in holders]
         first = self._journals.first(topic.id, route.epoch)
-        given_up = owed.opened(route.epoch, first, named, time.monotonic())
+        given_up = owed.opened(route.epoch, first, named, self._clock())
         if given_up:
             self._log.warning(
                 "topic %s: %d events are owed to members in more epochs than are remembered; they are not "
@@ -148,6 +159,9 @@ class Redelivery:
 
     def forget(self, topic: int) -> None:
         """A topic is no more, or hands out nothing again any more."""
+        self._turning.pop(topic, None)
+        for those in (self._crowded, self._short, self._copying):
+            those.discard(topic)
         if self._topics.pop(topic, None) is not None:
             self._tasks.spawn(self._store({str(topic): None}), f"forget what is owed of topic number {topic}")
 
@@ -173,6 +187,11 @@ class Redelivery:
         """How many events of it are kept aside."""
         owed = self._topics.get(topic)
         return owed.kept_aside if owed is not None else 0
+
+    @property
+    def is_copying(self) -> bool:
+        """Whether there is more that is about to be overwritten: then it looks again at once."""
+        return bool(self._copying)
 
     def begin(self) -> None:
         """All topics are taken up, and their members."""
@@ -205,17 +224,18 @@ class Redelivery:
             self._timer.cancel()
         # Not the handle's own: that of uvloop has none where it is due now.
         self._due = due
-        self._timer = loop.call_later(seconds, self._look)
+        self._timer = loop.call_later(seconds, self.look)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Look once who is gone, what is to be kept and told; again when that is due."""
         self._timer = None
-        now = time.monotonic()
-        heard, hurries = self.hearing.is_done(now, self._registry.lease), False
+        now = self._clock()
+        heard = self.hearing.is_done(now, self._registry.lease)
         busy = not heard
         for topic, owed in self._topics.items():
             if heard:
                 self._settle(topic, owed, now)
-            hurries = self._keep_aside(topic, owed) or hurries
+            busy = self._keep_aside(topic, owed, now) or busy
             self._handing.sweep(topic, owed)
             for group, lapsed in owed.lapsed_since():
                 self._log.warning(
@@ -225,25 +245,54 @@ class Redelivery:
             owed.tidy(self._ledger.groups(topic))
             busy = self._tell(topic, owed) or owed.is_busy or busy
         self._save(now)
-        if busy:
-            self._wake(HURRY if hurries else LOOK)
+        took = self._clock() - now
+        if self._copying:
+            self._wake(max(HURRY, BESIDE * took))
+        elif busy:
+            self._wake(LOOK)
+        elif self._topics:
+            # What comes where all members died a moment ago comes with nobody to say anything.
+            self._wake(max(IDLE, RARELY * took))
 
-    def _keep_aside(self, topic: int, owed: TopicOwed) -> bool:
-        """Copy what waits and is about to be overwritten; whether there is more to do at once."""
-        latest = owed.latest if owed.lots else None
-        if latest is None:
-            self._crowded.discard(topic)
+    def _keep_aside(self, topic: int, owed: TopicOwed, now: float) -> bool:
+        """Copy what may be to be handed out again and is about to be overwritten; whether anything came."""
+        latest, slots = owed.latest, self._journals.slots(topic)
+        epoch, first = latest or (0, 0)
+        if not first or not slots:
+            self._copying.discard(topic)
             return False
-        epoch, first = latest
-        more = self._handing.keep_aside(topic, owed, first + self._drawn(topic, epoch, 0)) if first else False
-        if owed.kept_aside and topic not in self._crowded:
-            self._crowded.add(topic)
+        drawn, lease = self._drawn(topic, epoch, 0), self._registry.lease
+        turning = self._turning.setdefault(topic, Turning())
+        came = turning.moved(epoch, drawn, now, lease)
+        if not came and topic not in self._copying:
+            return False
+        self._tell_short(topic, owed, turning.rate * lease, slots)
+        # Where it turns between two looks there is nothing to be saved.
+        live = owed.unprocessed(partial(self._drawn, topic)) if came < slots // 2 else ()
+        more = self._handing.keep_aside(topic, owed, first + drawn, live)
+        (self._copying.add if more else self._copying.discard)(topic)
+        crowded = any(len(lot.aside) for lot in owed.lots)
+        if crowded and topic not in self._crowded:
             self._log.warning(
                 "topic %s: what is to be handed out again waits for so long that its journal is about to be "
                 "overwritten; it is kept aside, up to as much as the journal takes: the group does not keep "
                 "up with what comes", owed.name,
             )  # fmt: skip
-        return more
+        (self._crowded.add if crowded else self._crowded.discard)(topic)
+        return True
+
+    def _tell_short(self, topic: int, owed: TopicOwed, within: float, slots: int) -> None:
+        """So many events come within a lease."""
+        if within > slots and topic not in self._short:
+            self._short.add(topic)
+            self._log.warning(
+                "topic %s: its journal keeps %d events, and %.0f come within a lease of %g s, before which "
+                "nobody knows that a member is gone; what that one had is kept aside as far as that goes: "
+                "give the journal more room, or the leases less time",
+                owed.name, slots, within, self._registry.lease,
+            )  # fmt: skip
+        elif within < slots / 2:
+            self._short.discard(topic)
 
     def _save(self, now: float) -> None:
         if self._is_saving or now < self._saved_at + SAVE_EVERY:

@@ -7,7 +7,7 @@ says of another instance's account is passed over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -150,14 +150,16 @@ class Handing:
                 lot.gone.add(begin, end)
                 owed.finish(lot, end)
 
-    def keep_aside(self, topic: int, owed: TopicOwed, written: int) -> bool:
+    def keep_aside(
+        self, topic: int, owed: TopicOwed, written: int, unprocessed: Iterable[Iterable[aside.Run]] = ()
+    ) -> bool:
         """Copy what is about to be overwritten, as :func:`.aside.keep` says."""
         memory = self._journals.of.get(topic)
         if memory is None:
             return False
-        layout = memory.layout
-        find = partial(self._in_journal, topic)
-        return aside.keep(owed.lots, written, layout.slots, layout.size, find)
+        ring = aside.Ring(written, memory.layout.slots)
+        room = memory.layout.size - owed.bytes_aside
+        return aside.keep(owed.lots, unprocessed, ring, room, partial(self._in_journal, topic))
 
     def _in_journal(self, topic: int, event: Event) -> bytes | None:
         entry = self._journals.find(topic, event.first, event.epoch, event.group, event.ticket)

@@ -40,7 +40,7 @@ class Event(NamedTuple):
 
 
 class Kept:
-    """Payloads of events of a lot, by their place in it, that the journal may have no more."""
+    """Payloads of events of a lot, or of a member's deliveries, by their place, that the journal may lose."""
 
     #: Bytes that an event takes beside its payload.
     EACH = 128
@@ -58,7 +58,7 @@ class Kept:
         return len(self._payloads)
 
     def put(self, index: int, payload: bytes) -> int:
-        """Keep one; the bytes that it takes."""
+        """Keep one that is not kept yet; the bytes that it takes."""
         self._payloads[index] = payload
         self.size += len(payload) + self.EACH
         return len(payload) + self.EACH
@@ -69,11 +69,20 @@ class Kept:
 
     def forget(self, begin: int, end: int) -> None:
         """Those from ``begin`` on, before ``end``, are of no use any more."""
-        if self._payloads:
-            for index in range(begin, end):
-                payload = self._payloads.pop(index, None)
-                if payload is not None:
-                    self.size -= len(payload) + self.EACH
+        for index in self.within(begin, end):
+            self.take(index)
+
+    def take(self, index: int) -> bytes:
+        """Let go of one that is here."""
+        payload = self._payloads.pop(index)
+        self.size -= len(payload) + self.EACH
+        return payload
+
+    def within(self, begin: int, end: int) -> Sequence[int]:
+        """The places from ``begin`` on, before ``end``, that are here."""
+        if end - begin < len(self._payloads):
+            return [index for index in range(begin, end) if index in self._payloads]
+        return [index for index in self._payloads if begin <= index < end]
 
 
 @dataclass(slots=True)

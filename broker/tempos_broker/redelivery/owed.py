@@ -6,13 +6,14 @@ A client is known by the number that it chose at its start: it stays the same on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tempos.redelivery.spans import Spans
 from tempos_broker.account.accounts import Holder, share
-from tempos_broker.redelivery.lots import Piece
+from tempos_broker.redelivery.aside import Run
+from tempos_broker.redelivery.lots import Event, Kept, Piece
 
 #: Epochs of a topic that are remembered at most: what is owed of older ones is given up, and told.
 KEPT = 4096
@@ -32,6 +33,8 @@ class Epoch:
     done: dict[int, Spans] = field(default_factory=dict)
     #: Clients that nothing is owed any more: it was all processed, or is in a lot.
     settled: set[int] = field(default_factory=set)
+    #: Of others deliveries that they have not processed, and that the journal is about to lose.
+    aside: dict[int, Kept] = field(default_factory=dict)
 
     def clients(self) -> Iterator[int]:
         """Those that are not settled."""
@@ -52,6 +55,31 @@ class Epoch:
             return 0
         group, place, members = seat
         return share(self.tickets[group], place, members)
+
+    def unprocessed(self, number: int, tickets: Sequence[int]) -> Iterator[Run]:
+        """Of each client what it is not known to have processed, beyond what was looked at.
+
+        ``number``: of this epoch; ``tickets``: so many were drawn by now of each group.
+        """
+        for group, (_, members) in enumerate(self.seats):
+            for place, client in enumerate(members):
+                if client is not None and client not in self.settled:
+                    kept = self.aside.setdefault(client, Kept())
+                    spans = self.done.get(client, Spans()).lacks(share(tickets[group], place, len(members)))
+                    yield kept, self._events(number, group, place, len(members), kept.looked, spans)
+
+    def _events(
+        self, number: int, group: int, place: int, members: int, begin: int, spans: Iterable[tuple[int, int]]
+    ) -> Iterator[tuple[int, Event]]:
+        for first, end in spans:
+            for sequence in range(max(first, begin), end):
+                yield sequence, Event(number, self.first, group, sequence * members + place)
+
+    def settle(self, client: int) -> Kept:
+        """Nothing is owed a client any more; what was kept aside of it."""
+        self.settled.add(client)
+        self.done.pop(client, None)
+        return self.aside.pop(client, None) or Kept()
 
 
 class Owed:
@@ -95,6 +123,8 @@ class Owed:
         if known is None or client in known.settled or known.seat(client) is None:
             return False
         news = known.done.setdefault(client, Spans()).add(first, first + number)
+        if (kept := known.aside.get(client)) is not None:
+            kept.forget(first, first + number)
         if news and known.tickets is not None:
             self._settle(epoch, known, client)
         return news
@@ -102,8 +132,7 @@ class Owed:
     def _settle(self, epoch: int, known: Epoch, client: int) -> None:
         done = known.done.get(client)
         if next((done or Spans()).lacks(known.sent(client)), None) is None:
-            known.settled.add(client)
-            known.done.pop(client, None)
+            known.settle(client)
             self._tidy(epoch)
 
     def _tidy(self, epoch: int) -> None:
@@ -123,22 +152,47 @@ class Owed:
         """Whether a client is in an epoch in which tickets are drawn."""
         return any(each.tickets is None and each.seat(client) for each in self.epochs.values())
 
-    def take(self, client: int) -> tuple[str, list[Piece]]:
-        """What a client that is gone is owed, in order, and its group; it is owed nothing from now on."""
+    def take(self, client: int) -> tuple[str, list[Piece], Kept]:
+        """What a client that is gone is owed, in order, and its group; it is owed nothing from now on.
+
+        With what of it is kept aside, by its place in all.
+        """
         pieces: list[Piece] = []
-        name = ""
+        aside = Kept()
+        name, at = "", 0
         for number, epoch in sorted(self.epochs.items()):
             seat = epoch.seat(client)
             if seat is None or client in epoch.settled or epoch.tickets is None:
                 continue
             group, place, members = seat
             name = epoch.seats[group][0]
-            for first, end in epoch.done.get(client, Spans()).lacks(epoch.sent(client)):
+            spans = list(epoch.done.get(client, Spans()).lacks(epoch.sent(client)))
+            kept = epoch.settle(client)
+            for first, end in spans:
                 pieces.append(Piece(number, epoch.first, group, place, members, first, end))
-            epoch.settled.add(client)
-            epoch.done.pop(client, None)
+                for sequence in kept.within(first, end):
+                    aside.put(at + sequence - first, kept.take(sequence))
+                at += end - first
             self._tidy(number)
-        return name, pieces
+        return name, pieces, aside
+
+    def unprocessed(self, drawn: Callable[[int, int], int]) -> Iterator[Iterator[Run]]:
+        """Of each epoch, the oldest first, what is not known to be processed and was not looked at.
+
+        ``drawn``: tickets as they stand, by epoch and group.
+        """
+        for number, epoch in self.epochs.items():
+            if not epoch.first:
+                continue
+            groups = range(len(epoch.seats))
+            tickets = epoch.tickets
+            now = [drawn(number, group) for group in groups] if tickets is None else tickets
+            yield epoch.unprocessed(number, now)
+
+    def kept(self) -> Iterator[Kept]:
+        """What is kept aside of deliveries that are in no lot."""
+        for epoch in self.epochs.values():
+            yield from epoch.aside.values()
 
     @property
     def oldest(self) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tempos_broker.account.accounts import Holder, Orphans, holder_of
-from tempos_broker.redelivery.lots import Lot
+from tempos_broker.redelivery.aside import Run
+from tempos_broker.redelivery.lots import Kept, Lot
 from tempos_broker.redelivery.owed import Owed
 
 _U32 = 0xFFFFFFFF
@@ -189,10 +190,10 @@ class TopicOwed:
             if lot.taker == client:
                 lot.taker = None
         self._gone(client)
-        group, pieces = self._owed.take(client)
+        group, pieces, aside = self._owed.take(client)
         if not pieces:
             return None
-        lot = Lot(self._next, group, pieces)
+        lot = Lot(self._next, group, pieces, aside=aside)
         self._next = (self._next + lot.size) & _U32
         self._lots.append(lot)
         self._counts_of(group)[0] += lot.size
@@ -213,8 +214,21 @@ class TopicOwed:
 
     @property
     def kept_aside(self) -> int:
-        """How many events were copied out of the journal and wait."""
-        return sum(len(lot.aside) for lot in self._lots)
+        """How many events were copied out of the journal and are not known to be processed."""
+        return sum(map(len, self._kept()))
+
+    @property
+    def bytes_aside(self) -> int:
+        """How much memory they take."""
+        return sum(kept.size for kept in self._kept())
+
+    def _kept(self) -> Iterator[Kept]:
+        yield from (lot.aside for lot in self._lots)
+        yield from self._owed.kept()
+
+    def unprocessed(self, drawn: Callable[[int, int], int]) -> Iterator[Iterator[Run]]:
+        """See :meth:`Owed.unprocessed`."""
+        return self._owed.unprocessed(drawn)
 
     def untaken_lots(self) -> list[Lot]:
         """The lots that nobody has."""
