@@ -383,6 +383,12 @@ static uint64_t flushed(uint32_t error_count, int blocked_by)
 	return (uint64_t)error_count << 32 | (uint32_t)(blocked_by + 1);
 }
 
+/* What waits for the next member of a group goes to no address that anybody could have (0.0.0.0/8). */
+static int is_nobody(const struct sockaddr_in *to)
+{
+	return !(ntohl(to->sin_addr.s_addr) >> 24);
+}
+
 /* What sending a message takes, in what one copy more in it takes: most of it is the way through the stack. */
 #define MESSAGE_COST 8
 
@@ -400,7 +406,7 @@ static uint64_t tempos_batch_flush(struct tempos_batch *b, uint8_t quality, uint
 
 		if (m->left_out) {
 			/* What waits for its neighbour in the kernel would take the room of all others. */
-			for (uint32_t i = 0; i < m->copies; i++)
+			for (uint32_t i = 0; i < m->copies && !is_nobody(&m->to); i++)
 				note_error(errors, &error_count, m, EHOSTUNREACH);
 			drop_copies(b, o, m->copies);
 			continue;

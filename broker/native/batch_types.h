@@ -108,7 +108,7 @@ struct message {
 	uint16_t topic;
 	uint8_t open;                          /* one more copy may join */
 	uint8_t one_by_one;                    /* the kernel refused them together */
-	uint8_t left_out;                      /* its member cannot be reached: nothing is sent */
+	uint8_t left_out;                      /* nothing is sent: its member cannot be reached, or is nobody */
 	uint8_t fragments;                     /* what is too large for the way goes in fragments, not back */
 	uint8_t raw_tos;                       /* and so is this byte, where `tos` leaves it to the socket */
 	uint8_t raw;                           /* its headers are ours: the source is the sender's */
@@ -120,7 +120,7 @@ struct message {
 struct member {
 	struct sockaddr_in to;
 	struct in_addr source;
-	uint8_t left_out;              /* the kernel does not find who is next on the way to it */
+	uint8_t left_out;              /* the kernel does not find who is next on the way to it, or nobody is there */
 };
 
 /*

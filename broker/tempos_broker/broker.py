@@ -198,7 +198,10 @@ class Broker:
             life=life,
             epoch=self._routes.epoch,
             largest=lambda topic: narrowest.largest(
-                member for group in states[topic].route.groups for member in group.members
+                member
+                for group in states[topic].route.groups
+                for member in group.members
+                if not member.is_nobody
             ),
             single=lambda: fast.status().mode == "generic",
             proofs=Proofs(data_port=config.data_port),

@@ -17,6 +17,7 @@ from typing import Any
 
 from tempos import Path, Topic, __version__
 from tempos.control import Code
+from tempos.model import NOBODY
 from tempos_broker.account.changes import Changes
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.account.quiet import Groups
@@ -54,6 +55,10 @@ _NOTHING: Mapping[str, Any] = {
 }  # fmt: skip
 #: What to do where a topic has none.
 _JOURNAL = "give it one: journal = N, in the file or by `tempos ctl topic set`"
+
+
+#: Why nothing is sent to a place in a group.
+NOBODY_THERE = "nobody is there: what comes waits for the next member, as far as the journal goes"
 
 
 class Documents:
@@ -314,7 +319,9 @@ class Documents:
             durable=self._past.has_store,
             now=time.monotonic(),
             left_out=lambda port, towards: (
-                self._health.why(state.route.topic.id, towards[0], port) or self._watch.why(towards)
+                NOBODY_THERE
+                if towards[0].startswith(NOBODY)
+                else self._health.why(state.route.topic.id, towards[0], port) or self._watch.why(towards)
             ),
             journal=self._slow.journals.document(state.route.topic),
             listed=listed,

@@ -7,10 +7,12 @@ and every timer due. So nobody is taken out before what waits there has been hea
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 
 from tempos import Member
+from tempos_broker.account.changes import Kind
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.control.hearing import Hearing
 from tempos_broker.membership import Registry
@@ -73,10 +75,18 @@ class Expiry:
             for member in members:
                 topics.setdefault(member, []).append(topic)
         for member, those in topics.items():
+            if member.is_nobody:
+                self._nobody_came(those)
+                continue
             self._routes.changes.lease_ended(str(member), map(self._routes.topic_name, those))
         if gone:
             self._tasks.spawn(self._let_go(list(gone)), "expire members")
         self.schedule()
+
+    def _nobody_came(self, topics: Sequence[int]) -> None:
+        for name in map(self._routes.topic_name, topics):
+            text = f"topic {name}: nobody came to a group without a member for too long; nothing waits for it"
+            self._routes.changes.tell(Kind.LEFT, f"{text} any more", level=logging.WARNING, topic=name)
 
     async def _let_go(self, topics: Sequence[int]) -> None:
         await self._routes.swap_all(topics)

@@ -18,14 +18,13 @@ from dataclasses import dataclass, replace
 
 from tempos import Member, Topic
 from tempos.control import Code, Out
+from tempos.model import NOBODY
 from tempos.names import is_filter, matcher
 from tempos_broker.account.accounts import Holder
-from tempos_broker.config.model import OWN_GROUP, BrokerConfig, StaticMember, TopicConfig
+from tempos_broker.config.model import OWN_GROUP, BrokerConfig, TopicConfig
 from tempos_broker.members.admission import Admission, Refused, unknown_topic
-from tempos_broker.members.departures import Departures, KeptOut, Place
-from tempos_broker.members.holdings import Holdings
+from tempos_broker.members.departures import KeptOut, Place
 from tempos_broker.members.known import (
-    GroupState,
     Lease,
     Leaving,
     Membership,
@@ -33,9 +32,8 @@ from tempos_broker.members.known import (
     is_static,
     member_of,
     own_group,
-    static_membership,
 )
-from tempos_broker.members.table import Table
+from tempos_broker.members.places import Places
 from tempos_broker.members.unheard import stays_out
 
 __all__ = ["OWN_GROUP", "Refused", "Registry", "Subscribed", "unknown_topic"]
@@ -57,7 +55,7 @@ class Subscribed:
     group: str
 
 
-class Registry(Table):
+class Registry(Places):
     """Memberships of every topic.
 
     ``is_local`` tells whether an address is this node's own: the broker's data port there would make
@@ -71,7 +69,7 @@ class Registry(Table):
         is_local: Callable[[str], bool],
         source_of: Callable[[str, str | None], str | None] = lambda ip, asked: asked,
     ) -> None:
-        super().__init__(source_of)
+        super().__init__(source_of, lambda: self._admission.limits)
         self._admission = Admission(config.limits, config.data_port, is_local, self._by_id)
         self._clients = {client.id: client for client in config.control.clients}
         #: Seconds that a membership lasts without a heartbeat.
@@ -79,10 +77,6 @@ class Registry(Table):
         #: Topics that nobody joins any more, for they are about to be no more.
         self._closing: set[int] = set()
         self._leaving: dict[Holder, Leaving] = {}
-        #: Whose lease holds what, and what there is to tell each.
-        self.holdings = Holdings()
-        #: Why members went, and who is not to come back.
-        self.departures = Departures()
         self.check(config.topics)
         for entry in config.topics:
             self.begin(entry, 0.0)
@@ -142,6 +136,8 @@ class Registry(Table):
                     del wanted[endpoint]
                 elif known.lease is None or static_ is not None:
                     self._remove(topic, state, endpoint, Out.RELOAD, now)
+                elif known.is_vacancy and not entry.topic.redeliver:
+                    self._fill(topic, state)
         for static in wanted.values():
             self._add_static(topic, static)
             self._versions[topic] += 1
@@ -341,6 +337,7 @@ class Registry(Table):
         self._admission.check_endpoint(endpoint)
         self._admission.check_room(topic, groups, wanted.group)
         self._admission.check_share(topic, groups, wanted, endpoint[0])
+        self._fill(topic.id, groups.get(wanted.group))
         self._put(topic.id, wanted.group, Membership(member_of(*endpoint, None, wanted.source), lease))
         self._leaving.pop(lease.holder, None)
         self.departures.came(topic.id, lease.holder)
@@ -367,8 +364,12 @@ class Registry(Table):
     ) -> bool:
         """Take back a member of a former life; whether that could be.
 
-        It cannot where the configuration has come to speak against it.
+        It cannot where the configuration has come to speak against it. Nobody's place has all its time again.
         """
+        if endpoint[0].startswith(NOBODY):
+            if not self._by_id[topic].redeliver or not self._admission.limits.vacant:
+                return False
+            expires += self._admission.limits.vacant
         if self._admission.is_own(endpoint) or self._state_of(topic, endpoint) is not None:
             return False
         if not self._admission.has_room(self._groups[topic], group):
@@ -474,7 +475,7 @@ class Registry(Table):
         known = state.members.get(endpoint) if state else None
         if state is None or known is None or known.lease is None:
             return None
-        self._remove(topic, state, endpoint, Out.OPERATOR, now)
+        self._remove(topic, state, endpoint, Out.OPERATOR, now, waits=True)
         return known.holder
 
     def evict_unheard(self, lease: Lease, now: float, wall: float) -> list[KeptOut]:
@@ -489,7 +490,7 @@ class Registry(Table):
             place = Place(topic.name, state.name, *lease.endpoint)
             if not self._admission.evicts_unheard(topic) or self.departures.is_full(place):
                 continue
-            self._remove(number, state, lease.endpoint, Out.UNHEARD, now)
+            self._remove(number, state, lease.endpoint, Out.UNHEARD, now, waits=True)
             gone.append(self.departures.keep_out(place, now, wall, seconds, Out.UNHEARD))
             self.keep_waiting(topic, place, now)
         lease.put_out += bool(gone)
@@ -519,7 +520,8 @@ class Registry(Table):
         for lease in self.holdings.due(now):
             for number, (topic, state) in enumerate(list(lease.topics.items())):
                 gone.setdefault(topic, []).append(state.members[lease.endpoint].member)
-                self._remove(topic, state, lease.endpoint, Out.LEASE if number < NOTED else "", now)
+                why = Out.LEASE if number < NOTED else ""
+                self._remove(topic, state, lease.endpoint, why, now, waits=True)
             self.holdings.end(lease)
         return gone
 
@@ -567,33 +569,3 @@ class Registry(Table):
         known = self._leaving.setdefault(holder, Leaving(frozenset(), deadline))
         known.topics |= {topic}
         known.deadline = max(known.deadline, deadline)
-
-    # --- parts ------------------------------------------------------------------------------
-
-    def _add_static(self, topic: int, static: StaticMember) -> None:
-        member = member_of(static.ip, static.port, static.mac, static.source, static.weight)
-        name = static.group or own_group(static.ip, static.port)
-        self._groups[topic].setdefault(name, GroupState(name)).put(static_membership(member))
-
-    def _put(self, topic: int, group: str, membership: Membership) -> None:
-        state = self._groups[topic].setdefault(group, GroupState(group))
-        state.put(membership)
-        self._versions[topic] += 1
-        if membership.lease is not None:
-            self.holdings.forget_of(membership.lease, topic)
-            membership.lease.topics[topic] = state
-
-    def _remove(
-        self, topic: int, state: GroupState, endpoint: tuple[str, int], why: str = "", now: float = 0.0
-    ) -> None:
-        """Take a member out; ``why``, if it did not want to go."""
-        known = state.members.pop(endpoint)
-        self._versions[topic] += 1
-        if known.lease is not None:
-            del known.lease.topics[topic]
-            known.lease.news.pop(topic, None)
-            if why:
-                self.holdings.out(known.lease, topic, self._by_id[topic].name, why)
-                self.departures.note(topic, known.lease.holder, why, now)
-        if not state.members:
-            del self._groups[topic][state.name]

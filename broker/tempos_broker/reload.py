@@ -16,7 +16,7 @@ from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember
 #: What does not show its value.
 _SECRET = frozenset({"api_token", "password"})
 #: Of the limits, those that nothing was sized by at the start.
-_FREE_LIMITS = ("members_per_group", "groups_per_topic", "groups_per_client", "unheard")
+_FREE_LIMITS = ("members_per_group", "groups_per_topic", "groups_per_client", "unheard", "vacant")
 #: Of the fast path, what it is asked for only at the end.
 _FREE_FAST_PATH = ("on_stop",)
 

@@ -214,6 +214,7 @@ class Routes:
         self._registry.holdings.in_force(topic, holders)
         if self.telling:
             self._tell_members(before, route)
+            self._tell_waiting(before, route)
         self._chosen(state, choice)
         if self._redelivery is not None:
             await self._redelivery.keep(topic)
@@ -224,6 +225,18 @@ class Routes:
                 "topic %s: epoch %d, %d groups, %d members",
                 state, route.epoch, len(groups), sum(len(group.members) for group in groups),
             )  # fmt: skip
+
+    def _tell_waiting(self, before: Route, route: Route) -> None:
+        """Of which groups what comes waits from now on for a member."""
+        known = {group.name for group in before.groups if group.members[0].is_nobody}
+        for group in route.groups:
+            if group.members[0].is_nobody and group.name not in known:
+                self.changes.tell(
+                    Kind.LEFT,
+                    f"topic {route.topic.name}, group {group.name}: no member is left; what comes waits for "
+                    "the next one, as far as the journal goes",
+                    level=logging.WARNING, topic=route.topic.name,
+                )  # fmt: skip
 
     def _tell_members(self, before: Route, route: Route) -> None:
         departures = self._registry.departures
@@ -342,10 +355,14 @@ class Routes:
         towards = self.towards
         for group in route.groups:
             for member in group.members:
+                if member.is_nobody:
+                    continue
                 place = member.ip, member.source
                 towards[place] = towards.get(place, 0) + 1
         for group in state.route.groups:
             for member in group.members:
+                if member.is_nobody:
+                    continue
                 place = member.ip, member.source
                 towards[place] -= 1
                 if not towards[place]:

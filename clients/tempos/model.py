@@ -185,6 +185,10 @@ class Topic:
         return (self.journal_bytes or JOURNAL_BYTES) if self.journal else 0
 
 
+#: What an address begins with that nobody has: it stands where a work queue has no member.
+NOBODY = "0."
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One subscriber endpoint. ``mac`` is set only where the configuration names it.
@@ -200,6 +204,11 @@ class Member:
     mac: str | None = None
     source: str | None = None
     weight: int = 1
+
+    @property
+    def is_nobody(self) -> bool:
+        """Whether nobody is there: nothing is sent, and what it is ticketed waits for the next member."""
+        return self.ip.startswith(NOBODY)
 
     def __str__(self) -> str:
         return f"{self.ip}:{self.port}"

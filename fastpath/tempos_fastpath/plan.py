@@ -142,6 +142,8 @@ def refuse_at_once(route: Route) -> Refusal | None:
         return Refusal("the topic has no member")
     if len(route.groups) > _abi.MAX_GROUPS:
         return Refusal(f"{len(route.groups)} groups: the fast path carries at most {_abi.MAX_GROUPS}")
+    if waits := [group.name for group in route.groups if any(each.is_nobody for each in group.members)]:
+        return Refusal(f"group {waits[0]} has no member: what comes waits for the next one")
     if len(route.topic.sources) > _abi.MAX_SOURCES:
         count = len(route.topic.sources)
         return Refusal(f"{count} source networks: the fast path checks at most {_abi.MAX_SOURCES}")
@@ -281,7 +283,8 @@ def _likeness(route: Route) -> tuple[object, ...]:
 def towards(route: Route, tos: Mapping[Quality, int]) -> Iterator[Destination]:
     """Where the events of a route go, with the mark of its class."""
     mark = tos.get(route.topic.quality, 0)
-    return (destination(member, mark) for group in route.groups for member in group.members)
+    members = (member for group in route.groups for member in group.members)
+    return (destination(member, mark) for member in members if not member.is_nobody)
 
 
 def neighbours_in_use(

@@ -227,6 +227,50 @@ async def test_what_nobody_is_left_for_waits_for_the_next_member(tmp_path: Path)
     assert "nobody is left" in node.log.read_text()
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_comes_while_nobody_is_there_waits_for_the_next_member(tmp_path: Path, way: str) -> None:
+    node = Redelivering(tmp_path, way)
+
+    async def has_nobody(events: int) -> bool:
+        """So many wait; the doctor's words and the page's come from this document."""
+        topic = await asyncio.to_thread(get, node.api, "/v1/topics/orders")
+        members = [each for group in topic["groups"] if group["name"] == "work" for each in group["members"]]
+        return [("nobody is there" in each["left_out"], each["ticketed"]) for each in members] == [
+            (True, events)
+        ]
+
+    with node.broker():
+        async with node.publisher() as publisher, node.subscriber("orders", group="other") as other:
+            first = Worker(await node.member().__aenter__())
+            await publish(publisher, "orders", range(20))
+            await until_done([first], 20)
+            await until_told(first)
+            await first.kill()
+            await until(lambda: has_nobody(0))
+            await publish(publisher, "orders", range(20, 70))
+            await until(lambda: has_nobody(50))
+            await until_received(other, 70)
+            second = Worker(await node.member().__aenter__())
+            await until_done([first, second], 70)
+            await until(lambda: pending(node, 0))
+            await publish(publisher, "orders", range(70, 80))
+            await until_done([first, second], 80)
+            await second.subscriber.close()
+            await until(lambda: gone(node))
+            topic = (await asyncio.to_thread(get, node.api, "/v1/ledger"))["topics"][0]
+    assert (topic["name"], topic["refused"], topic["unsent"]) == ("orders", {}, {})
+    assert topic["balanced"], topic["problems"]
+    waited = [int(event.body) for event in second.done if event.is_redelivered]
+    assert [each for each in waited if each >= 20] == list(range(20, 70))
+    assert "no member is left" in node.log.read_text()
+
+
+async def gone(node: Redelivering) -> bool:
+    """Who leaves in order says that nothing is to wait."""
+    topic = await asyncio.to_thread(get, node.api, "/v1/topics/orders")
+    return all(not group["members"] for group in topic["groups"] if group["name"] == "work")
+
+
 async def test_a_member_that_dies_of_what_it_took_leaves_it_to_another(tmp_path: Path) -> None:
     node = Redelivering(tmp_path)
     with node.broker():

@@ -80,6 +80,35 @@ def test_on_every_path(life: Life, way: str, groups: int) -> None:
     assert len(set(again)) == len(again)
 
 
+def test_a_queue_without_members_waits_over_lives(life: Life) -> None:
+    """Its events are in the kernel's memory, and so are the places where nobody is in the state."""
+    work = Work()
+    with Members(life) as members:
+        life.start(QUEUE, lease=LEASE)
+        only = members.join("events", "work")
+        until(lambda: life.ask("/v1/topics/events")["path"] == "fast")
+        life.send(EVENTS, 100)
+        until(lambda: came([only], 100))
+        members.kill(only)
+        until(lambda: "has no member" in life.ask("/v1/topics/events")["reason"])
+        life.send(EVENTS, 300)
+        # What waits in the sockets of one that is killed is lost there.
+        until(lambda: life.topic("events")["received"] == 400)
+        life.kill()
+        life.start(QUEUE, lease=LEASE)
+        until(lambda: "has no member" in life.ask("/v1/topics/events")["reason"])
+        life.send(EVENTS, 300)
+        next_ = members.join("events", "work")
+        until(lambda: life.ask("/v1/topics/events")["path"] == "fast")
+        until(lambda: work.has(next_, 700), lambda: life.topic("events"))
+        until(lambda: settled(life))
+        ledger = life.topic("events")
+    again = [event.sequence for event in work.done if event.is_redelivered]
+    assert sorted(again) == list(range(700))
+    (group,) = ledger["groups"]
+    assert (group["lapsed"], ledger["refused"]) == (0, {})
+
+
 def test_a_broker_is_killed_before_and_while_it_hands_out(life: Life) -> None:
     work = Work()
     with Members(life) as members:

@@ -241,3 +241,18 @@ async def test_who_stands_still_is_late_and_loses_nothing() -> None:
         workers[0].is_up = True
     queue.run(4)
     queue.assert_all_processed()
+
+
+async def test_while_all_are_out_what_comes_waits() -> None:
+    """On a busy machine nobody gets to run for longer than leases last; more comes than the journal holds."""
+    queue = Queue(slots=1024, lease=2.0, rate=300)
+    workers = [queue.join() for _ in range(3)]
+    for _ in range(2):
+        queue.run(2)
+        for worker in workers:
+            worker.is_up = False
+        queue.run(6)
+        for worker in workers:
+            worker.is_up = True
+        queue.run(4)
+    queue.assert_all_processed()

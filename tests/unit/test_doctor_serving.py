@@ -30,7 +30,10 @@ def member(port: int, **said: Any) -> dict[str, Any]:
 
 
 def status(**wrong: Any) -> dict[str, Any]:
-    group = {"name": "w x", "tickets": 1000, "lost": 0, "dropped": 0, "members": [member(1), member(2)]}
+    group = {
+        "name": "w x", "tickets": 1000, "lost": 0, "dropped": 0, "members": [member(1), member(2)],
+        "pending": 0, "lapsed": 0, "orphaned": 0,
+    }  # fmt: skip
     topic = {
         "name": "news", "balanced": True, "problems": [], "policy": "auto", "path": "slow", "reason": "off",
         "refused": {}, "received": 1000, "lost_before": {"at_least": 0, "sent": 1000}, "groups": [group],
@@ -64,6 +67,9 @@ SLOW = {"ip": "10.0.2.2", "port": 1, "reason": "drops", "groups": [{"topic": "ne
         ({"members": [member(1, static=True, left_out="it does not answer")]}, "TD404"),
         ({"members": [member(1, unheard=7)]}, "TD405"),
         ({"journal": {"reason": "no memory"}}, "TD417"),
+        ({"members": [], "pending": 3, "orphaned": 3}, "TD418"),
+        ({"members": [member(1, ip="0.0.1.1", left_out="nobody is there")]}, "TD418"),
+        ({"lapsed": 2, "orphaned": 3}, "TD419"),
         ({"slow_consumers": [SLOW]}, "TD406"),
         ({"lost": 1}, None),
         ({"lost": 1, "dropped": 1}, "TD407"),

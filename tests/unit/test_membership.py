@@ -138,6 +138,61 @@ def test_leaving_is_idempotent() -> None:
     assert members.goodbye(A, CLIENT) == set()
 
 
+def queues(**limits: float) -> Registry:
+    topics = [TopicConfig(Topic(258, "queue", journal=8, redeliver=True)), TopicConfig(Topic(2, "plain"))]
+    return Registry(BrokerConfig(tuple(topics), limits=Limits(**limits)), lambda ip: False)  # type: ignore[arg-type]
+
+
+def test_a_queue_whose_last_member_dies_waits_for_the_next_one() -> None:
+    members = queues(vacant=100.0)
+    for topic in ("queue", "plain"):
+        for endpoint in (A, B):
+            members.subscribe(topic, "work", endpoint, CLIENT, 0)
+    members.subscribe("queue", None, C, CLIENT, 0)
+    assert members.expire(10) == {258: [Member(*A), Member(*B), Member(*C)], 2: [Member(*A), Member(*B)]}
+    assert members.groups(2) == ()
+    ((name, (nobody,)),) = ((group.name, group.members) for group in members.groups(258))
+    assert (name, nobody.is_nobody, str(nobody)) == ("work", True, "0.1.2.1:9")
+    ((_, (holder,)),) = members.holders(258)
+    assert members.lease_of(holder) is not None
+    # It takes nobody's room, and is no more when somebody comes.
+    members.subscribe("queue", "work", A, CLIENT + 1, 50)
+    assert members.groups(258) == (Group("work", (Member(*A),)),)
+    assert members.lease_of(holder) is None
+    # Who leaves in order says that it is over.
+    members.goodbye(A, CLIENT + 1)
+    assert members.groups(258) == ()
+    assert members.next_expiry() is None
+
+
+def test_a_queue_waits_for_so_long_and_of_a_topic_so_many_do() -> None:
+    members = queues(vacant=100.0, groups_per_client=2, members_per_group=1)
+    for number, group in enumerate(("a", "b", "c")):
+        members.subscribe("queue", group, ("10.0.2.2", 7000 + number), number, number)
+        members.expire(20 + number)
+    assert [group.name for group in members.groups(258)] == ["a", "b"]
+    assert members.evict(258, "b", ("0.1.2.2", 9), 30) is not None
+    assert [group.name for group in members.groups(258)] == ["a"]
+    members.subscribe("queue", "b", A, CLIENT, 30)
+    assert members.evict(258, "b", A, 31) is not None
+    assert [each.name for each in members.groups(258) if each.members[0].is_nobody] == ["a", "b"]
+    ((place, *_),) = (each.members for each in members.groups(258) if each.name == "a")
+    assert place in members.expire(120)[258]
+    assert [group.name for group in members.groups(258)] == ["b"]
+    members.amend(TopicConfig(Topic(258, "queue")), 121)
+    assert members.groups(258) == ()
+
+
+def test_a_queue_waits_in_the_next_life_if_it_still_is_one() -> None:
+    members = queues(vacant=100.0)
+    place = ("0.1.2.1", 9)
+    assert members.restore(258, "work", place, 5, 3.0)
+    assert not members.restore(2, "work", ("0.0.2.1", 9), 5, 3.0)
+    assert members.expire(100) == {}
+    assert members.expire(103) == {258: [Member(*place)]}
+    assert not queues(vacant=0).restore(258, "work", place, 5, 3.0)
+
+
 def test_a_restarted_client_on_the_same_endpoint_may_be_in_another_group() -> None:
     members = registry()
     members.subscribe("alpha", "one", A, CLIENT, 0)

@@ -258,4 +258,5 @@ class Teller(logging.LoggerAdapter):  # type: ignore[type-arg]
 
 def _places(groups: Iterable[Group]) -> dict[tuple[str, str, int], None]:
     # In the order in which they are told.
-    return {(group.name, each.ip, each.port): None for group in groups for each in group.members}
+    return {(group.name, each.ip, each.port): None for group in groups for each in group.members
+            if not each.is_nobody}  # fmt: skip

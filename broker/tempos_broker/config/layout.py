@@ -168,6 +168,7 @@ LIMITS: Keys = _defaults(
     groups_per_topic=kinds.whole(1, GROUPS_PER_TOPIC),
     groups_per_client=kinds.whole(1, GROUPS_PER_TOPIC),
     unheard=kinds.choice("warn", "evict"),
+    vacant=kinds.seconds(0, 30 * 86400),
     topics=kinds.whole(1, MAX_TOPICS),
 )
 CONTROL: Keys = _defaults(

@@ -105,6 +105,7 @@ class Limits:
     ``datagram``: the largest payload taken, bytes. ``receive_buffer``: bytes asked of the kernel per socket.
     ``groups_per_client``: of a topic, those that members of one address, or of one client, may be in.
     ``unheard``: warn or evict members that tell of none of the events they are sent, where a topic is silent.
+    ``vacant``: seconds that a work queue without a member keeps what comes for the next one.
     ``topics``: how many a broker may have at once; tables of both paths are that large.
     """
 
@@ -117,6 +118,7 @@ class Limits:
     groups_per_topic: int = 64
     groups_per_client: int = 8
     unheard: str = "warn"
+    vacant: float = 3600.0
     topics: int = TOPICS
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from tempos import Group, Member, Reason, Route, Topic
 from tempos._abi import GROUPS_PER_TOPIC
 from tempos._rows import NoRow, Rows
+from tempos.model import NOBODY
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.counting import Counting
@@ -257,10 +258,12 @@ class Continuity:
                 continue
             left = member.remaining if memory.wall == last else self._registry.lease
             remaining = left - passed
-            if served or remaining > 0:
+            nobody = member.ip.startswith(NOBODY)
+            if served or remaining > 0 or nobody:
                 expires = time.monotonic() + remaining
                 endpoint = (member.ip, member.port)
-                self._want_again(Holder(*endpoint, member.client), expires)
+                if not nobody:
+                    self._want_again(Holder(*endpoint, member.client), expires)
                 self._registry.restore(topic, member.group, endpoint, member.client, expires, member.source)
 
     def former_route(self, topic: Topic, memory: Remembered) -> tuple[Route, bool]:

@@ -95,7 +95,8 @@ class Admission:
         """Whether there is room for one more in a group of a topic, or for the group."""
         known = groups.get(group)
         if known is not None:
-            return len(known.members) < self.limits.members_per_group
+            taken = sum(not each.is_vacancy for each in known.members.values())
+            return taken < self.limits.members_per_group
         return len(groups) < self.limits.groups_per_topic
 
     def check_room(self, topic: Topic, groups: Mapping[str, GroupState], group: str) -> None:

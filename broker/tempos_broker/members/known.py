@@ -8,10 +8,14 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from tempos import Group, Member, Topic
+from tempos.model import NOBODY
 from tempos.names import is_filter, matches
 from tempos_broker.account.accounts import SHARED, Holder, shared_holder
 from tempos_broker.config.model import OWN_GROUP, StaticMember
 from tempos_broker.members.unheard import Progress
+
+#: The discard protocol's, for a place needs one.
+_NOBODYS_PORT = 9
 
 
 @lru_cache(SHARED)
@@ -143,6 +147,11 @@ class Membership:
             return self.lease.holder
         return shared_holder(self.member.ip, self.member.port, None)
 
+    @property
+    def is_vacancy(self) -> bool:
+        """Whether nobody is there."""
+        return self.member.is_nobody
+
 
 @lru_cache(SHARED)
 def static_membership(member: Member) -> Membership:
@@ -170,6 +179,12 @@ class Leaving:
     deadline: float
     #: What it was ticketed and what of it is lost, once that was answered: its accounts may be settled soon.
     answered: tuple[int, int] | None = None
+
+
+def vacancy_of(topic: int, number: int, client: int, until: float) -> Membership:
+    """Nobody's place in a group of a topic: one of so many of it, until somebody comes."""
+    ip, port = f"{NOBODY}{topic >> 8}.{topic & 0xFF}.{number}", _NOBODYS_PORT
+    return Membership(member_of(ip, port, None, None), Lease(Holder(ip, port, client), until))
 
 
 def is_static(member: Member, group: str, static: StaticMember) -> bool:

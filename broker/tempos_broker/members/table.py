@@ -89,6 +89,8 @@ class Table:
         chosen = self._same if self._sames else {}
 
         def sourced(member: Member) -> Member:
+            if member.is_nobody:
+                return member
             key = member.ip, member.source
             if key not in chosen:
                 chosen[key] = self._source_of(*key)

@@ -334,7 +334,10 @@ class Redelivery:
 
     def _told_of(self, topic: int, lot: Lot, holder: Holder | None) -> None:
         who = "a member" if holder is None else f"{holder.ip}:{holder.port}"
-        nobody = not any(group == lot.group for group in self._present(topic).values())
+        nobody = not any(
+            state.name == lot.group and not all(each.is_vacancy for each in state.members.values())
+            for state in (self._registry.states(topic) if self._registry.numbered(topic) is not None else ())
+        )
         known = self._registry.numbered(topic)
         self._log.warning(
             "topic %s, group %s: %d events that %s was sent and is not known to have processed are handed "

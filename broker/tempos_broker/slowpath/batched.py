@@ -357,7 +357,7 @@ def _compile(
         [_number(member.ip) for member in members],
         [socket.htons(member.port) for member in members],
         [_number(member.source or ANY) for member in members],
-        [(member.ip, member.source) in left_out for member in members],
+        [member.is_nobody or (member.ip, member.source) in left_out for member in members],
         len(members),
     )
     if compiled == ffi.NULL:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tempos import Framing, Member, Pick, Quality, Reason, Route, Topic
 from tempos._senders import options_of, takes, takings
 from tempos._spread import slot_of, slots_of
+from tempos.model import NOBODY
 from tempos.requests import envelope, probe
 from tempos.wire import body_at, check_payload, flags_of, is_request, named, stamp, topic_in
 from tempos_broker.addresses import ANY, Towards, leaving_from
@@ -173,7 +174,8 @@ class Singly:
             copy = staged[0]
             sock, control, to, left_out = copy.way
             if left_out:
-                failures.append(_failure(copy, errno.EHOSTUNREACH))
+                if not to[0].startswith(NOBODY):
+                    failures.append(_failure(copy, errno.EHOSTUNREACH))
                 staged.popleft()
                 continue
             try:
@@ -289,7 +291,7 @@ class Singly:
         address, sock = next((each for each in channels if each[0] == member.source), channels[0])
         if address == ANY:
             control = [*control, *leaving_from(member.source)]
-        left_out = (member.ip, member.source) in self._left_out
+        left_out = member.is_nobody or (member.ip, member.source) in self._left_out
         return _Way(sock, control, (member.ip, member.port), left_out)
 
 

@@ -290,8 +290,8 @@ class SlowPathServer:
             member = group.members[place]
             copy = bytearray(payload)
             stamp(copy, route.epoch, sequence)
-            error = errno.EHOSTUNREACH
-            if (member.ip, member.source) not in left_out:
+            error = 0 if member.is_nobody else errno.EHOSTUNREACH
+            if not member.is_nobody and (member.ip, member.source) not in left_out:
                 error = self._adapter.say(bytes(copy), (member.ip, member.port), member.source)
             if error:
                 self._losses.send_failed(topic, route.epoch, index, 1, error)

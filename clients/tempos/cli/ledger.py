@@ -14,7 +14,7 @@ from tempos.cli.answer import understood
 from tempos.cli.api import Api, add_api
 from tempos.cli.completion import with_topics
 from tempos.cli.status import counts, number, table
-from tempos.cli.words import between, group_name
+from tempos.cli.words import between, group_name, member_name
 from tempos.errors import LocalError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _topic(topic: Mapping[str, Any]) -> Iterator[str]:
         for member in group["members"]:
             static = member["static"]
             state = " (static)" if static else " (left)" if member["left"] else ""
-            name = f"  {member['ip']}:{member['port']}{state}"
+            name = f"  {member_name(member)}{state}"
             unknown = member["ticketed"] if static else 0
             rows.append(_row(name, member, member["ticketed"], member["delivered"] or 0, unknown))
     if rows:

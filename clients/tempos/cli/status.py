@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tempos.cli.answer import understood
 from tempos.cli.api import Api, add_api
-from tempos.cli.words import between, group_name
+from tempos.cli.words import between, group_name, member_name
 
 if TYPE_CHECKING:
     from tempos.cli.extensions import Subparsers
@@ -236,7 +236,7 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
                 for key, words in (("dropped", "dropped"), ("overruns", "lost at its socket"))
                 if member.get(key)
             )
-            yield f"      {member['ip']}:{member['port']}{by}  {kind}, delivered {told}"
+            yield f"      {member_name(member)}{by}  {kind}, delivered {told}"
             if lost := member.get("unheard"):
                 yield f"        unheard: it tells of none of {number(lost)} events; a firewall or a NAT?"
             if why := member.get("left_out"):

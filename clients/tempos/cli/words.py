@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from tempos.model import NOBODY
+
 
 def between(at_least: int, at_most: int | None) -> str:
     """A number that is known to lie between two."""
@@ -13,6 +18,11 @@ def between(at_least: int, at_most: int | None) -> str:
 def counted(number: int, what: str) -> str:
     """So many of something."""
     return f"{number:,} {what}" + ("" if number == 1 else "s")
+
+
+def member_name(member: Mapping[str, Any]) -> str:
+    """Where a member is; where a queue waits for one, that it does."""
+    return "(nobody)" if member["ip"].startswith(NOBODY) else f"{member['ip']}:{member['port']}"
 
 
 def group_name(name: str) -> str:

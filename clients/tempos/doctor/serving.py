@@ -15,6 +15,7 @@ from tempos._api import DEFAULT
 from tempos.cli.api import Api
 from tempos.doctor.findings import Area, Asked, Check, Severity, Tried
 from tempos.errors import LocalError, RemoteError, one_line
+from tempos.model import NOBODY
 
 #: Of what a group or a member was given, the part that may be lost before it is told.
 LOST = 0.001
@@ -131,8 +132,18 @@ def _group(topic: str, group: Document, ledger: str) -> Iterator[Tried]:
     if gone > LOST * group["tickets"]:
         cause = f"{group['lost']:,} lost and {group['dropped']:,} dropped, of {group['tickets']:,}"
         yield Tried("TD407", False, cause, subject, fix=ledger)
+    waiting, members = group.get("pending", 0), group["members"]
+    nobody = all(member["ip"].startswith(NOBODY) for member in members)
+    if nobody and (waiting or members):
+        waiting += sum(member["ticketed"] for member in members)
+        yield Tried("TD418", False, f"{waiting:,} events wait, and it has no member", subject, fix=ledger)
+    if lapsed := group.get("lapsed", 0):
+        cause = (
+            f"{lapsed:,} of {group['orphaned']:,} that members left behind were overwritten in the journal"
+        )
+        yield Tried("TD419", False, cause, subject, fix=ledger)
     shares = []
-    for member in group["members"]:
+    for member in members if not nobody else ():
         where = f"{member['ip']}:{member['port']}"
         if member["left_out"]:
             fix = f"ping -c 3 {member['ip']}" if member["static"] else _out(topic, group["name"], where)
@@ -201,6 +212,8 @@ SERVING = Area(
         Check("TD416", "firewall passed by", _WARN, means="the fast path takes what the host would drop",
               fix="nft list ruleset"),
         Check("TD417", "journal", _WARN, means="its events are not kept, as they were to be"),
+        Check("TD418", "queue without members", _WARN, means="they wait for the next member of the group"),
+        Check("TD419", "lapsed", _WARN, means="nobody processes those: give its journal more room"),
         Check("TD415", "refused events", _NOTE, means="those events go to nobody"),
     ),
     lambda asked: tuple(gather(asked)),

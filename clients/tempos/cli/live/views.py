@@ -11,6 +11,7 @@ from enum import Enum, auto
 from typing import Any
 
 from tempos.cli.live.state import State, Topic
+from tempos.cli.words import member_name
 from tempos.errors import one_line
 
 
@@ -308,7 +309,7 @@ def _topic(topic: Topic, members: Mapping[str, Any] | None) -> Iterator[Line]:
                 ),
             )
         for member in rows:
-            where = f"{member['ip']}:{member['port']}" + (" (static)" if member["static"] else "")
+            where = member_name(member) + (" (static)" if member["static"] else "")
             figures = (f"{_count(member['ticketed']):>12} {_count(member['delivered']):>12} "
                        f"{_count(member['dropped']):>9} {_count(member['waiting']):>6}")  # fmt: skip
             yield (
