@@ -1,9 +1,10 @@
 """What a program that hands datagrams on carries, on three nodes: what came of a rate, and what it took.
 
-Senders are sockets at A, on the first core; whoever hands on has the other core of B. Collectors are an
-address that C swallows: its kernel counts each datagram, also of those that come as one buffer, and drops it,
-which costs everybody the same and next to nothing. Counted is what came until shortly after the last datagram
-was sent: what waits in a queue then is not carried.
+Senders are sockets at A, on the first core; whoever hands on has the other core of B; both under SCHED_FIFO,
+so that a busy machine is not what is measured. Collectors are an address that C swallows: its kernel counts
+each datagram, also of those that come as one buffer, and drops it, which costs everybody the same and next
+to nothing. Counted is what came until shortly after the last datagram was sent: what waits in a queue then is
+not carried.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tempos_bench.measure.stats import ratio
 from tempos_bench.nodes.node import Program, ProgramFailed
 from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology, know, mac_of, swallow
-from tempos_bench.peers.directors import Shape
+from tempos_bench.peers.directors import PRIORITY, Shape
 from tempos_bench.peers.usage import Running, measured
 from tempos_bench.runs.rounds import cores
 
@@ -130,7 +131,16 @@ class Site:
         if count not in self._senders:
             a = self.topology.publisher
             self._senders[count] = a.role(
-                "senders", "--bind", a.address, "--senders", count, ready=True, talk=True, cpu=cores()[0]
+                "senders",
+                "--bind",
+                a.address,
+                "--senders",
+                count,
+                "--fifo",
+                PRIORITY + 10,
+                ready=True,
+                talk=True,
+                cpu=cores()[0],
             )
             self._stack.callback(self._senders[count].stop)
         return self._senders[count]

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from tempos import Framing
-from tempos_bench.compiled import traffic
+from tempos_bench.compiled import latency, traffic
 from tempos_bench.programs.rehearsal import Asked
 
 
@@ -25,11 +25,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="tempos_bench.programs.senders", description=__doc__)
     parser.add_argument("--bind", required=True, metavar="IP")
     parser.add_argument("--senders", type=int, required=True)
+    parser.add_argument("--fifo", type=int, default=0, help="SCHED_FIFO priority; 0: ordinary scheduling")
     args = parser.parse_args()
+    lacking = latency.real_time(args.fifo)
     with ExitStack() as stack:
         bind = traffic.Endpoint(args.bind, 0)
         socks = [stack.enter_context(traffic.open_socket(bind=bind)) for _ in range(args.senders)]
-        print("ready", flush=True)
+        print("ready", lacking or "", flush=True)
         for line in sys.stdin:
             command = json.loads(line)
             to = traffic.Endpoint.parse(command["to"])

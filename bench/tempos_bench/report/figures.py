@@ -68,6 +68,7 @@ class Figure:
     ``yardstick``: the figure that was measured beside it, round by round, and suffers what it suffers.
     ``source``: what the source document found, in its own words, where it has such a figure.
     ``credible``: within what it can be at all; what is found outside says that something was disturbed.
+    ``at_least``: a lower bound, so that a target above it is not missed, but was not seen to be met.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Figure:
     yardstick: str | None = None
     source: str | None = None
     credible: tuple[float, float] = (-math.inf, math.inf)
+    at_least: bool = False
 
     @property
     def direction(self) -> Better:
@@ -269,6 +271,8 @@ def _met(figure: Figure, target: Target, low: float | None, high: float | None) 
     if figure.value < least or figure.value > most:
         return None, f"not credible: {number(figure.value)} is outside {number(least)} … {number(most)}"
     met = target.is_met(figure.value)
+    if not met and figure.at_least and target.comparison == ">=":
+        return None, "a lower bound: what was sent was all carried"
     # Of what is counted rather than measured in rounds, and of an exact target, the value is all there is.
     if not figure.rounds or target.comparison == "==" or math.isnan(figure.value):
         return met, ""

@@ -15,8 +15,9 @@ interface without `tx-udp-segmentation` would have its host cut at some cost.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path as FilePath
@@ -30,9 +31,9 @@ from tempos_bench.measure.directing import COLLECTORS, FIRST_PORT, SWALLOWED, Ca
 from tempos_bench.measure.frame import udp_frame
 from tempos_bench.measure.probe import Probe
 from tempos_bench.measure.search import carried_rate
-from tempos_bench.measure.stats import Summary, ratio, summarize
+from tempos_bench.measure.stats import ratio, summarize
 from tempos_bench.nodes.topology import Topology, build, know, mac_of
-from tempos_bench.peers.directors import Director, Shape, Task, directors
+from tempos_bench.peers.directors import PRIORITY, Director, Shape, Task, directors
 from tempos_bench.report.figures import Better, Figure, median, number
 from tempos_bench.runs.rounds import cores, in_turn, interleave
 from tempos_bench.runs.run import Cell, Run
@@ -226,13 +227,15 @@ class Live:
 
     def __init__(self, stack: ExitStack, topics: dict[Topic, list[Group]]) -> None:
         self._topology = stack.enter_context(build("straight"))
-        core, other = cores()
+        core, _ = cores()
         a, b, c = self._topology.publisher, self._topology.broker, self._topology.subscriber
         know(b, b.interfaces[-1], SWALLOWED, mac_of(c.address))
         self._source, self._sink = Probe(a, core), Probe(c, core)
+        with suppress(PermissionError):
+            os.sched_setscheduler(self._source.pid, os.SCHED_FIFO, os.sched_param(PRIORITY + 10))
         self._sink.attach("count_and_drop", c.interfaces[0])
         self._ports = {topic.name: topic.ports[0] for topic in topics}
-        self._broker = stack.enter_context(_serve(self._topology, topics, "native", other))
+        self._broker = stack.enter_context(_serve(self._topology, topics, "native"))
 
     def cross(self, case: Case, frames: int) -> Load:
         """So many frames at once."""
@@ -280,15 +283,16 @@ def _topics(shapes: list[Shape]) -> dict[Topic, list[Group]]:
     return made
 
 
-def _serve(topology: Topology, topics: dict[Topic, list[Group]], mode: str, cpu: int | None = None) -> Broker:
+def _serve(topology: Topology, topics: dict[Topic, list[Group]], mode: str) -> Broker:
     limits = {"datagram": _DATAGRAM}
-    return Broker(topology.broker, topics, mode=mode, limits=limits, cpu=cores()[1] if cpu is None else cpu)
+    first = f"import os; os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param({PRIORITY}))"
+    return Broker(topology.broker, topics, mode=mode, limits=limits, cpu=cores()[1], first=first)
 
 
 def _rates(rates: dict[Case, dict[str, list[Load]]], progress: Run) -> list[Figure]:
     figures: list[Figure] = []
-    # By what is held against the peers: a summary of the rounds for each case.
-    held: dict[str, list[Summary]] = {}
+    # By what is held against the peers: a figure for each case.
+    held: dict[str, list[Figure]] = {}
     rows: list[list[Cell]] = []
     for case, by_who in rates.items():
         for who, loads in by_who.items():
@@ -296,19 +300,19 @@ def _rates(rates: dict[Case, dict[str, list[Load]]], progress: Run) -> list[Figu
             rate = summarize([each.rate for each in loads])
             middle, both = (summarize([getattr(each, key) for each in loads]) for key in ("middle", "both"))
             figures.append(median(f"{case}: {name}", rate, "datagrams/s"))
-            bound = "≥ " if 2 * sum(each.bound for each in loads) > len(loads) else ""
+            bound = "≥ " if _is_bound(loads) else ""
             rows.append([str(case), name, bound + number(rate.median), middle.median, both.median])
             if who != LIVE:
                 figures += [
                     median(f"{case}, its time: {name}", middle, "s/million"),
                     median(f"{case}, time of both cores: {name}", both, "s/million"),
                 ]
-        for words, summary in _to_peers(by_who).items():
-            figures.append(median(f"{words}, {case}", summary, "x", _better(words)))
-            held.setdefault(words, []).append(summary)
-    for words, summaries in held.items():
-        worst = summaries[_worst(words, [each.median for each in summaries])]
-        figures.append(median(f"{words}, worst case", worst, "x", _better(words)))
+        for words, figure in _to_peers(by_who).items():
+            figures.append(replace(figure, name=f"{words}, {case}"))
+            held.setdefault(words, []).append(figure)
+    for words, found in held.items():
+        worst = found[_worst(words, [each.value for each in found])]
+        figures.append(replace(worst, name=f"{words}, worst case"))
     lost = sum(load.lost for by_who in rates.values() for load in by_who.get(LIVE, ()))
     figures.append(Figure("live frames: lost", lost, "datagrams"))
     progress.add_table(
@@ -318,7 +322,12 @@ def _rates(rates: dict[Case, dict[str, list[Load]]], progress: Run) -> list[Figu
     return figures
 
 
-def _to_peers(by_who: dict[str, list[Load]]) -> dict[str, Summary]:
+def _is_bound(loads: list[Load]) -> bool:
+    """Whether in most of the rounds no more could be sent than was carried."""
+    return 2 * sum(each.bound for each in loads) > len(loads)
+
+
+def _to_peers(by_who: dict[str, list[Load]]) -> dict[str, Figure]:
     """Each of tempos' ways against the best of the peers, round by round; nothing where there is none."""
     peers = [loads for who, loads in by_who.items() if who not in (*MODES, LIVE)]
     if not peers:
@@ -329,21 +338,18 @@ def _to_peers(by_who: dict[str, list[Load]]) -> dict[str, Summary]:
     for who in (*MODES, LIVE):
         loads = by_who.get(who, [])
         if loads:
-            rates = [ratio(each.rate, peer) for each, peer in zip(loads, best, strict=True)]
-            found[f"{who} to the best peer"] = summarize(rates)
+            rates = summarize([ratio(each.rate, peer) for each, peer in zip(loads, best, strict=True)])
+            made = median("", rates, "x", Better.HIGHER)
+            found[f"{who} to the best peer"] = replace(made, at_least=_is_bound(loads))
         if loads and who != LIVE:
-            times = [ratio(each.both, peer) for each, peer in zip(loads, least, strict=True)]
-            found[f"{who}, {_TIME} to the best peer's"] = summarize(times)
+            times = summarize([ratio(each.both, peer) for each, peer in zip(loads, least, strict=True)])
+            found[f"{who}, {_TIME} to the best peer's"] = median("", times, "x", Better.LOWER)
     return found
-
-
-def _better(words: str) -> Better:
-    return Better.LOWER if _TIME in words else Better.HIGHER
 
 
 def _worst(words: str, values: list[float]) -> int:
     """Where the worst of these stands: what could not be had is worse than anything."""
-    sign = 1 if _better(words) is Better.LOWER else -1
+    sign = 1 if _TIME in words else -1
     badness = [math.inf if math.isnan(value) else sign * value for value in values]
     return badness.index(max(badness))
 
