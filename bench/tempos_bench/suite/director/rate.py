@@ -313,8 +313,9 @@ def _rates(rates: dict[Case, dict[str, list[Load]]], progress: Run) -> list[Figu
     for words, found in held.items():
         worst = found[_worst(words, [each.value for each in found])]
         figures.append(replace(worst, name=f"{words}, worst case"))
-    lost = sum(load.lost for by_who in rates.values() for load in by_who.get(LIVE, ()))
-    figures.append(Figure("live frames: lost", lost, "datagrams"))
+    crossed = [load for by_who in rates.values() for load in by_who.get(LIVE, ())]
+    lost = ratio(sum(each.lost for each in crossed), sum(each.sent for each in crossed))
+    figures.append(Figure("live frames: lost", lost, "of all", Better.LOWER))
     progress.add_table(
         "rate with at most one in a thousand lost (≥: all that was sent), and processor time of a million",
         ("case", "who", "datagrams/s", "its time, s", "both cores, s"), rows, 2,
