@@ -2,7 +2,7 @@
 
 A change of membership becomes one new route of the next epoch, swapped first in the kernel, then in the slow
 path. Swaps of one topic happen one after the other, under its lock; swapping in the kernel waits for a grace
-period and never blocks the event loop.
+period and never blocks the event loop. A swap that has begun is carried out, whoever gives up waiting for it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tempos_broker.paths import FastPath
 from tempos_broker.redelivery.desk import Redelivery
 from tempos_broker.repair.desk import Desk
 from tempos_broker.state import TopicState
-from tempos_broker.tasks import Tasks
+from tempos_broker.tasks import Tasks, whole
 from tempos_broker.topics.locks import KeyedLocks
 from tempos_broker.worker.slowpaths import SlowPaths
 
@@ -114,13 +114,17 @@ class Routes:
             if state.version != self._registry.version(topic):
                 # Whoever comes or goes meanwhile is in the same route.
                 await self._keep_pace(state)
-            version = self._registry.version(topic)
             moved = renew and self._registry.groups(topic) != state.route.groups
-            if moved or version != state.version:
-                await self.replace(state, self._registry.groups(topic), self._registry.holders(topic))
-                state.version = version
+            if moved or state.version != self._registry.version(topic):
+                await whole(self._swap(state))
             elif renew:
                 self._chosen(state, await self._install(state, state.route))
+
+    async def _swap(self, state: TopicState) -> None:
+        topic = state.route.topic.id
+        version = self._registry.version(topic)
+        await self.replace(state, self._registry.groups(topic), self._registry.holders(topic))
+        state.version = version
 
     async def _keep_pace(self, state: TopicState) -> None:
         if (wait := self.pace.wait(state.due, time.monotonic())) > 0:
@@ -263,7 +267,7 @@ class Routes:
 
     async def clear(self, state: TopicState) -> None:
         """Take a held topic off both paths, before its id can mean something else."""
-        await self.replace(state, (), [])
+        await whole(self.replace(state, (), []))
 
     def end(self, route: Route, successor: Topic | None) -> None:
         """Forget a topic, but for its epoch: account and counters begin anew, should its id come back."""

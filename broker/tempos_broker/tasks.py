@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine
 from typing import Any
 
 log = logging.getLogger("tempos.broker")
+
+
+async def whole(work: Coroutine[Any, Any, None]) -> None:
+    """Carry ``work`` out to its end, also where whoever waits for it is cancelled meanwhile, which is then.
+
+    For what must not stop halfway, as the swap of a route does not: both paths would be at another one.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.info("broken off: %s", error)
+        raise
 
 
 class Tasks:

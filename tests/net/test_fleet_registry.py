@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.etcd import Cluster
+from support.ports import free_ports
 from support.waiting import LIMIT
 
 from tempos._awaitables import in_time
@@ -119,7 +120,8 @@ async def test_more_than_one_transaction_holds(kind: str, request: pytest.Fixtur
         written = await registry.write([Write(f"k{number}", b"x" * 300) for number in range(1000)])
         listed = await registry.list()
         assert len(listed.entries) == 1000
-        assert max(entry.revision for entry in listed.entries.values()) == written.revision
+        assert {key: entry.revision for key, entry in listed.entries.items()} == written.at
+        assert max(written.at.values()) == written.revision
         assert len(await seen(registry, before.revision, 1000)) == 1000
 
 
@@ -168,6 +170,33 @@ async def test_a_watch_of_what_is_compacted_says_so(cluster: Cluster) -> None:
                 memory.compact()
             with pytest.raises(Compacted):
                 await seen(each, before, 1)
+    finally:
+        await registry.close()
+
+
+async def test_who_asks_again_is_told_when_what_it_wrote_came_to_hold(cluster: Cluster) -> None:
+    registry = Etcd(cluster.endpoints, "/tempos-test/again/")
+    try:
+        wanted = [Write("a", b"1", expect=0), Write("b", b"1", expect=0)]
+        first = await registry.write(wanted)
+        await registry.write([Write("else", b"1")])
+        # As after an answer that was lost.
+        again = await registry.write(wanted)
+        assert (list(again.refused), again.at) == ([], first.at)
+        gone = [Write(each.key, None, expect=first.revision) for each in wanted]
+        await registry.write(gone)
+        assert not (await registry.write(gone)).refused
+    finally:
+        await registry.close()
+
+
+async def test_calls_at_once_each_find_the_endpoint_that_answers(cluster: Cluster) -> None:
+    nowhere = [f"http://127.0.0.1:{port}" for port in free_ports(2)]
+    registry = Etcd([*nowhere, *cluster.endpoints], "/tempos-test/at-once/")
+    try:
+        assert len(await asyncio.gather(*(registry.list() for _ in range(12)))) == 12
+        # And it is asked first from then on.
+        assert registry._at == 2
     finally:
         await registry.close()
 

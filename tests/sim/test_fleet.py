@@ -10,7 +10,7 @@ import pytest
 from support.fleet_world import TOPICS, holder, world
 from support.waiting import LIMIT
 
-from tempos import Prefer
+from tempos import Prefer, Route
 from tempos._awaitables import in_time
 from tempos_broker.account.accounts import Holder
 from tempos_broker.broker import Broker
@@ -25,6 +25,68 @@ async def test_three_hundred_members_at_once_are_members_everywhere() -> None:
         for number in range(0, 300, 2):
             fleet.leave(number % 3, number)
         await fleet.agree(300)
+
+
+async def test_more_members_of_one_broker_than_a_transaction_holds_come_and_go() -> None:
+    async with world(2) as fleet:
+        for number in range(250):
+            fleet.join(0, number, "plant/a")
+        await fleet.agree(250)
+        for number in range(250):
+            fleet.leave(0, number)
+        await fleet.agree(0)
+
+
+@pytest.mark.parametrize("halfway", ["before it", "in it"])
+async def test_a_swap_is_made_whole_though_the_broker_is_lost_to_its_fleet_meanwhile(halfway: str) -> None:
+    async with world(2) as fleet:
+        two = fleet.brokers[1]
+        assert two.fleet is not None
+        begun, goes_on = asyncio.Event(), asyncio.Event()
+        swapped: list[int] = []
+        swap, keep_wants = two._slow.swap, two._routes.keep_wants
+
+        async def halt() -> None:
+            begun.set()
+            await goes_on.wait()
+
+        async def kept() -> None:
+            await keep_wants()
+            if halfway == "before it":
+                await halt()
+
+        async def swapped_to(route: Route) -> None:
+            swapped.append(route.epoch)
+            await swap(route)
+            if halfway == "in it":
+                await halt()
+
+        two._routes.keep_wants = kept  # type: ignore[method-assign]
+        two._slow.swap = swapped_to  # type: ignore[method-assign]
+        fleet.join(0, 1, "plant/a")
+        await in_time(begun.wait(), LIMIT)
+        # Its lease has ended, for the store did not hear of it: it hears of that, and begins anew.
+        fleet.memory.end(two.fleet._lease)
+
+        async def lost() -> None:
+            while two.fleet is not None and "b2" in two.fleet.view.brokers:
+                await asyncio.sleep(0)
+
+        async def back() -> None:
+            while two.fleet is None or two.fleet.away or not two.fleet.ready:
+                await asyncio.sleep(0.01)
+
+        await in_time(lost(), LIMIT)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        goes_on.set()
+        await in_time(back(), LIMIT)
+        # Each epoch was in force once: the tickets of one that events were sent in must not begin anew.
+        assert swapped == sorted(set(swapped))
+        lease = two._registry.lease_of(holder(1))
+        # And the member is told.
+        assert lease is not None
+        assert [topic for topic, _ in lease.since(0)] == [1]
 
 
 async def test_one_that_was_cut_off_goes_by_what_holds_then_compacted_or_not() -> None:

@@ -79,11 +79,6 @@ class Etcd:
         # Proxies are for the way out; a store is on the way in.
         self._http = httpx.AsyncClient(timeout=answer, verify=verify, limits=limits, trust_env=False)
 
-    @property
-    def endpoint(self) -> str:
-        """Who is asked at this time."""
-        return self._endpoints[self._at % len(self._endpoints)]
-
     async def close(self) -> None:
         await self._http.aclose()
 
@@ -107,20 +102,19 @@ class Etcd:
             return
 
     async def write(self, writes: Sequence[Write], lease: int = 0) -> Written:
-        revision, refused = 0, []
+        written = Written(0, [], {})
         for begin in range(0, len(writes), AT_ONCE):
             some = list({each.key: each for each in writes[begin : begin + AT_ONCE]}.values())
-            revision, bad = await self._write(some, lease)
-            if bad and len(some) > 1:
+            done = await self._write(some, lease)
+            if done.refused and len(some) > 1:
                 # One that is not as expected keeps the others out of force.
-                bad = []
                 for each in some:
-                    revision, lone = await self._write([each], lease)
-                    bad += lone
-            refused += bad
-        return Written(revision, refused)
+                    written = _together(written, await self._write([each], lease))
+            else:
+                written = _together(written, done)
+        return written
 
-    async def _write(self, writes: Sequence[Write], lease: int) -> tuple[int, list[Write]]:
+    async def _write(self, writes: Sequence[Write], lease: int) -> Written:
         expected = [each for each in writes if each.expect is not None]
         answer = await self._call("kv/txn", {
             "compare": [
@@ -132,15 +126,19 @@ class Etcd:
         })  # fmt: skip
         revision = int(answer["header"]["revision"])
         if answer.get("succeeded"):
-            return revision, []
+            return Written(revision, [], dict.fromkeys((each.key for each in writes), revision))
         # An answer that was lost may have been of the first attempt: what was wanted holds already.
         there = [each.get("response_range", {}).get("kvs", ()) for each in answer.get("responses", ())]
         values = [_decoded(kvs[0].get("value")) if kvs else None for kvs in there]
         if len(values) == len(writes) and all(
             each.value == value for each, value in zip(writes, values, strict=True)
         ):
-            return revision, []
-        return revision, list(writes)
+            at = {
+                each.key: int(kvs[0]["mod_revision"]) if kvs else revision
+                for each, kvs in zip(writes, there, strict=True)
+            }
+            return Written(revision, [], at)
+        return Written(revision, list(writes), {})
 
     def _request(self, write: Write, lease: int) -> dict[str, Any]:
         key = self._key(write.key)
@@ -160,18 +158,22 @@ class Etcd:
 
     async def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Ask each endpoint once, beginning with the one that answered last; they all know the same."""
-        last = ""
-        for _ in range(len(self._endpoints)):
-            endpoint = self.endpoint
+        last, first = "", self._at
+        for at in range(first, first + len(self._endpoints)):
+            # Others are under way, and each moves on by itself: together they would pass one over, or none.
+            endpoint = self._endpoints[at % len(self._endpoints)]
             try:
-                return await self._ask(endpoint, path, body)
+                answer = await self._ask(endpoint, path, body)
             except _Refused as error:
                 if error.code == _NOT_FOUND:
                     raise LeaseGone(str(error)) from error
                 last = f"{endpoint}: {error}"
             except (httpx.HTTPError, OSError, ValueError, KeyError) as error:
                 last = f"{endpoint}: {type(error).__name__} {error}".rstrip()
-            self._at += 1
+            else:
+                self._at = at
+                return answer
+        self._at = first + 1
         raise Away(f"etcd does not answer ({last})")
 
     async def _ask(self, endpoint: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -207,9 +209,9 @@ class Etcd:
     # --- watching ---------------------------------------------------------------------------
 
     async def watch(self, after: int) -> AsyncIterator[Sequence[Change]]:
-        last, failed, why = after, 0, ""
+        last, failed, why, at = after, 0, "", self._at
         while failed < 2 * len(self._endpoints):
-            endpoint = self.endpoint
+            endpoint = self._endpoints[at % len(self._endpoints)]
             try:
                 async for changes, upto in self._stream(endpoint, last + 1):
                     failed, last = 0, max(last, upto)
@@ -228,7 +230,7 @@ class Etcd:
             else:
                 why = f"{endpoint}: the watch has ended"
                 failed += 1
-            self._at += 1
+            at += 1
             await asyncio.sleep(random.uniform(*PAUSE) if failed else 0)
         raise Away(f"etcd cannot be watched ({why})")
 
@@ -292,6 +294,10 @@ def context(ca: str, certificate: str, key: str) -> ssl.SSLContext:
     if certificate:
         made.load_cert_chain(certificate, key or None)
     return made
+
+
+def _together(one: Written, next_: Written) -> Written:
+    return Written(next_.revision, [*one.refused, *next_.refused], {**one.at, **next_.at})
 
 
 async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from typing import Any
 
 from tempos._awaitables import in_time
@@ -117,7 +117,7 @@ class Fleet:
         loop = asyncio.get_running_loop()
         self._living = loop.create_task(self._live(), name="tempos fleet")
         self._listening = loop.create_task(
-            silent.watch(self._members, self._changes, self._routes.swap_all), name="tempos fleet, silent"
+            silent.watch(self._members, self._changes, self._let_out), name="tempos fleet, silent"
         )
 
     async def close(self) -> None:
@@ -172,8 +172,7 @@ class Fleet:
             await self.drains.begin_anew()
             self._began, self._until = listed.revision, time.monotonic() + self._members.lease
             self._changed |= {lease.holder for lease in self._members.holdings.all() if lease.shared}
-        changed = self.view.replace(listed.revision, listed.entries)
-        self._changed |= changed
+        self._changed |= self.view.replace(listed.revision, listed.entries)
         for holder in [holder for holder in self._doubtful if holder in self.view.members]:
             del self._doubtful[holder]
         other = self.view.brokers.get(self.me.name)
@@ -186,12 +185,11 @@ class Fleet:
             if lease.hears is None or lease.home:
                 continue
             row = self.view.members.get(lease.holder)
-            if row is None or row.home == self.me.name or lease.holder not in changed:
+            if row is None or row.home == self.me.name or lease.holder not in self._changed:
                 self._untold[lease.holder] = None
             else:
                 # It has found another home meanwhile. Should it have come to us since, it says so on and on.
                 self._untold.pop(lease.holder, None)
-                self._changed.add(lease.holder)
         await self._put_in_force(anew=True)
         self._told = None
         await self._store.write([Write(self.me.key, self.me.value())], self._lease)
@@ -312,6 +310,11 @@ class Fleet:
             return set()
         return self._adopt_one(row)
 
+    async def _let_out(self, topics: Iterable[int]) -> None:
+        """Have routes in force without those who are not heard here."""
+        self._coming |= set(topics)
+        await self._routes.swap_all(topics)
+
     def _has_members_elsewhere(self) -> bool:
         others = self.view.brokers.keys() - {self.me.name}
         return any(row.home in others for row in self.view.members.values())
@@ -371,11 +374,8 @@ class Fleet:
             for holder, write in writes.items():
                 if write.key in refused:
                     asyncio.get_running_loop().call_later(REFUSED_AGAIN, self._note, holder)
-                elif write.value is None:
-                    self.view.written.pop(write.key, None)
+                elif self.view.wrote(write, written.at[write.key]) and write.value is None:
                     self.view.members.pop(holder, None)
-                else:
-                    self.view.written[write.key] = max(written.revision, self.view.written.get(write.key, 0))
         if progress != self._told:
             await self._store.write([Write(rows.IN_FORCE + self.me.name, progress.value())], self._lease)
             self._told = progress

@@ -73,13 +73,16 @@ class Memory:
     def write(self, writes: Sequence[Write], lease: int) -> Written:
         if lease and lease not in self._leases:
             raise LeaseGone(f"lease {lease} has ended")
-        refused = []
+        refused: list[Write] = []
+        at: dict[str, int] = {}
         for begin in range(0, len(writes), AT_ONCE):
             some = writes[begin : begin + AT_ONCE]
             bad = [each for each in some if each.expect not in (None, self._written(each.key))]
+            good = [each for each in some if each not in bad]
             refused += bad
-            self._write([each for each in some if each not in bad], lease)
-        return Written(self.revision, refused)
+            self._write(good, lease)
+            at |= dict.fromkeys((each.key for each in good), self.revision)
+        return Written(self.revision, refused, at)
 
     def _written(self, key: str) -> int:
         entry = self.entries.get(key)

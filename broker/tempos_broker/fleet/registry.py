@@ -55,10 +55,14 @@ class Write(NamedTuple):
 
 
 class Written(NamedTuple):
-    """The revision that holds what was written, and what was not: its key was another than was expected."""
+    """The revision that holds what was written, and what was not: its key was another than was expected.
+
+    ``at``: by key, the revision that wrote it, or from which on it is gone; of those that were not refused.
+    """
 
     revision: int
     refused: Sequence[Write]
+    at: Mapping[str, int]
 
 
 class Listed(NamedTuple):

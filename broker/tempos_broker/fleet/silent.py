@@ -14,6 +14,8 @@ from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.fleet import homes
 from tempos_broker.membership import Registry
 
+log = logging.getLogger("tempos.broker.fleet")
+
 #: Looks in a lease, and looks in a row without a word after which one is out.
 LOOKS, MOST = 4, 5
 #: Members that one line names.
@@ -44,4 +46,8 @@ async def watch(
             more = f" and {len(gone) - _NAMED} more" if len(gone) > _NAMED else ""
             text = f"not heard here, so nothing is sent to them from here: {'; '.join(gone[:_NAMED])}{more}"
             changes.tell(Kind.FLEET, text, level=logging.WARNING)
-            await swap(changed)
+            try:
+                await swap(changed)
+            except Exception:
+                # The next one is to be looked at all the same.
+                log.exception("the routes of %d topics without them could not be swapped", len(changed))

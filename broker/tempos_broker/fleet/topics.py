@@ -22,6 +22,7 @@ from tempos_broker.config.topics import document_of
 from tempos_broker.fleet import rows
 from tempos_broker.fleet.fleet import Fleet
 from tempos_broker.fleet.registry import AT_ONCE, Away, Registry, Write
+from tempos_broker.tasks import whole
 from tempos_broker.topics.catalogue import Catalogue
 from tempos_broker.topics.locks import KeyedLocks
 from tempos_broker.topics.orders import Conflict, NotKept, Removed, TopicOrders
@@ -137,7 +138,7 @@ class SharedTopics:
                 f"topic {name!r} was changed at another broker of the fleet at the same time",
                 "nothing was changed here; look what it is now, and ask again",
             )
-        self._view.wrote_topic(name, value, written.revision)
+        self._view.wrote_topic(name, value, written.at[key])
         return written.revision
 
     async def _forget(self) -> None:
@@ -180,7 +181,8 @@ class SharedTopics:
             await self._tell_of(unheard_of[first : first + AT_ONCE])
         others = sorted(frozenset(names).difference(unheard_of))
         for first in range(0, len(others), AT_ONCE):
-            await asyncio.gather(*map(self._carry_out, others[first : first + AT_ONCE]))
+            # Whatever becomes of the store meanwhile.
+            await asyncio.gather(*(whole(self._carry_out(name)) for name in others[first : first + AT_ONCE]))
 
     async def _tell_of(self, names: Sequence[str]) -> None:
         """Of topics that the store has never heard of."""
@@ -193,7 +195,7 @@ class SharedTopics:
             refused = {each.key for each in written.refused}
             for name, value in values.items():
                 if rows.TOPICS + name not in refused:
-                    self._view.wrote_topic(name, value, written.revision)
+                    self._view.wrote_topic(name, value, written.at[rows.TOPICS + name])
 
     def _made(self, name: str) -> TopicConfig | None:
         entry = self._catalogue.named(name)

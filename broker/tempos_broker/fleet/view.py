@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from tempos_broker.account.accounts import Holder
 from tempos_broker.fleet import rows
-from tempos_broker.fleet.registry import Change, Entry
+from tempos_broker.fleet.registry import Change, Entry, Write
 from tempos_broker.fleet.rows import BrokerRow, Drained, MemberRow, Progress, TopicRow
 
 
@@ -76,12 +76,23 @@ class View:
             self.revision = max(self.revision, revision)
         return changed
 
-    def wrote_topic(self, name: str, value: bytes, revision: int) -> None:
+    def wrote(self, write: Write, at: int) -> bool:
+        """Something was written here, and holds from the revision ``at`` on.
+
+        False: that was heard already, and what came after it, so nothing is changed by it.
+        """
+        if at <= self.revision:
+            return False
+        if write.value is None:
+            self.written.pop(write.key, None)
+        else:
+            self.written[write.key] = max(at, self.written.get(write.key, 0))
+        return True
+
+    def wrote_topic(self, name: str, value: bytes, at: int) -> None:
         """A topic was written here."""
-        key = rows.TOPICS + name
-        self.written[key] = max(revision, self.written.get(key, 0))
         row = rows.topic_in(name, value)
-        if row is not None and self.written[key] == revision:
+        if self.wrote(Write(rows.TOPICS + name, value), at) and row is not None:
             self.topics[name] = row
 
     def _take_topic(self, name: str, value: bytes | None) -> None:
