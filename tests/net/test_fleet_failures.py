@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import signal
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,8 +21,10 @@ pytestmark = pytest.mark.netns
 
 
 @pytest.fixture(autouse=True)
-def _netns() -> None:
+def _netns(caplog: pytest.LogCaptureFixture) -> None:
     require_netns()
+    # What fails now and then is to tell why.
+    caplog.set_level(logging.INFO, "tempos")
 
 
 class Stream:
@@ -331,22 +335,30 @@ def test_a_broker_that_loses_the_others_and_the_store_serves_its_members(
     with field(tmp_path) as fleet:
 
         async def clients() -> None:
-            async with subscriber("one") as sub, publisher("one") as pub, Stream(pub, sub) as stream:
+            async with (
+                subscriber("one") as sub,
+                subscriber("two") as elsewhere,
+                publisher("one") as pub,
+                Stream(pub, sub, elsewhere) as stream,
+            ):
                 await stream.flows()
                 for each in cuts:
                     await aside(fleet.cut, *each)
                 await seen(lambda: fleet.fleet("one")["registry"] == "away")
                 # For the others it is gone, and with it who is at home there.
                 await seen(lambda: fleet.known("two") == fleet.known("three") == ["three", "two"])
+                # Who is at home elsewhere hears of that, and hears that broker all the same.
+                await seen(lambda: elsewhere.fleet is not None and elsewhere.fleet.brokers == 2)
                 await stream.flows()
-                assert fleet.members("one") == 1
+                assert fleet.members("one") == 2
                 for each in cuts:
                     await aside(fleet.mend, *each)
                 await aside(fleet.agree)
-                await seen(lambda: all(fleet.members(each) == 1 for each in BROKERS))
+                await seen(lambda: all(fleet.members(each) == 2 for each in BROKERS))
                 await stream.flows()
-                none_twice(*stream.taken)
-                assert stream.taken[0] == list(range(len(stream.taken[0])))
+            for taken in stream.taken:
+                none_twice(taken)
+                assert taken == list(range(len(taken)))
 
         fleet.play(clients)
 
@@ -378,3 +390,56 @@ def test_a_member_that_a_broker_does_not_reach_is_out_there_alone(
                     await seen(lambda: 1 << 40 in stream.taken[0])
 
         fleet.play(clients)
+
+
+def test_a_broker_that_stood_still_for_longer_than_its_lease_sends_what_waited_to_who_is_there(
+    tmp_path: Path,
+) -> None:
+    waited = 50
+    with field(tmp_path, lease=2) as fleet:
+
+        async def clients() -> None:
+            departs = await subscriber("two").__aenter__()
+            async with (
+                subscriber("one", "two") as at_home,
+                subscriber("two") as elsewhere,
+                publisher("three") as pub,
+                publisher("one") as knows_no_other,
+                Stream(pub, at_home, elsewhere) as stream,
+            ):
+                await stream.flows()
+                await knows_no_other.publish("a", -1)
+                await seen(lambda: all(-1 in taken for taken in stream.taken))
+                fleet.signal("one", signal.SIGSTOP)
+                await seen(lambda: fleet.known("two") == fleet.known("three") == ["three", "two"])
+                await seen(lambda: fleet.home_of(at_home, "three") in ("two", "three"))
+                await seen(lambda: elsewhere.fleet is not None and elsewhere.fleet.brokers == 2)
+                await departs.drain()
+                assert fleet.members("two") == fleet.members("three") == 2
+                for number in range(waited):
+                    await knows_no_other.publish("a", -2 - number)
+                async with subscriber("three") as comes:
+                    await stream.flows()
+                    fleet.signal("one", signal.SIGCONT)
+                    await aside(fleet.agree)
+                    await seen(lambda: fleet.home_of(at_home, "three") == "one")
+                    await seen(lambda: all(fleet.members(name) == 3 for name in BROKERS))
+                    await stream.flows()
+                    await knows_no_other.publish("a", -2 - waited)
+                    await seen(lambda: all(-2 - waited in taken for taken in stream.taken))
+                    await until_body(comes, -2 - waited)
+                for taken in stream.taken:
+                    none_twice(taken)
+                    assert [number for number in taken if number < 0] == list(range(-1, -3 - waited, -1))
+                    through = [number for number in taken if number >= 0]
+                    assert through == list(range(len(through)))
+            # It was sent to the one that had left, too, for nothing was heard of that: it is told as lost.
+            assert fleet.account("one")[2] == waited
+            assert fleet.account("two", "three")[2] == 0
+
+        fleet.play(clients)
+
+
+async def until_body(subscriber: Subscriber, body: int) -> None:
+    while (await subscriber.next(LIMIT)).unpack() != body:
+        pass

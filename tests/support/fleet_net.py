@@ -7,6 +7,7 @@ nobody's own link goes down for it; :meth:`Field.unplug` takes a machine's link 
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import shutil
 import signal
@@ -26,6 +27,8 @@ from tempos_bench.nodes.namespace import Namespace
 from tempos_bench.nodes.topology import add_link, prepare
 
 T = TypeVar("T")
+#: Those that run now.
+_running: list[Field] = []
 #: The machines of brokers, by the brokers' names, and that of clients.
 BROKERS = {"one": "10.77.1.2", "two": "10.77.2.2", "three": "10.77.3.2"}
 CLIENTS = "10.77.9.2"
@@ -103,8 +106,6 @@ zone = "{"south" if name == "three" else "north"}"
             until(lambda: all(self._is_healthy(name) for name in names or BROKERS), "etcd does not serve")
 
     def _is_healthy(self, name: str) -> bool:
-        import http.client
-
         def ask() -> bool:
             connection = http.client.HTTPConnection(BROKERS[name], ETCD, timeout=2)
             try:
@@ -141,6 +142,10 @@ zone = "{"south" if name == "three" else "north"}"
             stack, process = self._brokers.pop(name)
             process.send_signal(how)
             stack.close()
+
+    def signal(self, name: str, what: signal.Signals) -> None:
+        """Send a broker a signal that does not end it."""
+        self._brokers[name][1].send_signal(what)
 
     def agree(self) -> None:
         """Wait until each broker that runs knows all that run, and no others."""
@@ -206,6 +211,19 @@ zone = "{"south" if name == "three" else "north"}"
                 return str(each["home"])  # type: ignore[index]
         return None
 
+    def story(self) -> str:
+        """How each broker sees its fleet and the members, and the end of what it has logged."""
+        told = []
+        for name in BROKERS:
+            try:
+                asked = ("fleet", "fleet/members", "topics/a")
+                seen = {path: self.get(name, f"/v1/{path}") for path in asked}
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                seen = {"does not answer": {"why": str(error)}}
+            log = self._folder / f"{name}.log"
+            told.append(f"--- {name}: {json.dumps(seen)}\n{log.read_text()[-4000:] if log.exists() else ''}")
+        return "\n".join(told)
+
     def account(self, *names: str) -> tuple[int, int, int]:
         """What brokers received of the topic ``a``, what its groups were ticketed, and lost; all balanced."""
         received = ticketed = lost = 0
@@ -236,8 +254,8 @@ async def aside(call: Callable[..., T], *arguments: object) -> T:
 
 
 async def seen(condition: Callable[[], object]) -> None:
-    """Wait until something holds, while clients go on."""
-    await aside(until, condition)
+    """Wait until something holds, while clients go on; else all brokers say how they see it."""
+    await aside(until, condition, lambda: "\n".join(each.story() for each in _running))
 
 
 def subscriber(*names: str, **options: Any) -> Subscriber:
@@ -261,4 +279,6 @@ def field(
         if started:
             made.start_etcd()
             made.start()
+        _running.append(made)
+        stack.callback(_running.remove, made)
         yield made

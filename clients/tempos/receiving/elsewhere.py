@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import fields, replace
 from typing import Any, Literal, NamedTuple
 
 from tempos import _sockets
 from tempos._awaitables import in_time
+from tempos._remarks import Sparingly
 from tempos.auth import Signer
 from tempos.errors import ControlRefused, LocalError, NoAnswer, NoWay, RemoteError
 from tempos.model import Member
@@ -39,6 +41,9 @@ HOME_EVERY = 0.25
 #: Seconds that one who leaves waits to be told of what it is a member elsewhere; and reads of its socket.
 KNOWN_BY, CLOSING_READS = 1.0, 64
 HOME_SILENT, HOME_BACK = 2, 4
+#: And those at which a broker that the home does not know does not have this member either, until it is left;
+#: and at which it says nothing: what waits there comes if it only stood still.
+GONE, LOST = 4, 120
 
 _log = logging.getLogger("tempos.subscriber")
 
@@ -217,6 +222,9 @@ class Others:
         self._moved: asyncio.Future[None] | None = None
         self._meeting: asyncio.Task[None] | None = None
         self._meet: Callable[[], Awaitable[None]] | None = None
+        #: Those that the home does not know any more, and at how many looks in a row they did not have us.
+        self._unlisted: dict[Place, int] = {}
+        self._remarks = Sparingly(_log, time.monotonic)
         self._begun = self._closed = False
 
     @property
@@ -274,7 +282,7 @@ class Others:
 
         async def meet() -> None:
             try:
-                await self._meet_all(self.home_of(link), member, home.fileno())
+                await self._meet_all(link, member, home.fileno())
             except (NoAnswer, LocalError, ControlRefused) as error:
                 # Asked again with what the home tells next.
                 _log.warning("the other brokers of the fleet are not known: %s", error)
@@ -300,24 +308,47 @@ class Others:
             link.look()
             await self._moved
 
-    async def _meet_all(self, link: ControlLink, member: Member, home: int) -> None:
+    async def _meet_all(self, first: ControlLink, member: Member, home: int) -> None:
+        link = self.home_of(first)
         changes, me, places = await _ask(link)
+        if link is not self.home_of(first):
+            # Another one is the home by now, and has told, or is about to.
+            return
         self._origin = self._origin or me
-        for place in [place for place in self._satellites if place not in places]:
-            if self._satellites[place] is self.home_at:
-                continue
-            satellite = self._satellites.pop(place)
-            self._former.append(satellite)
-            await satellite.close()
+        self._unlisted = {
+            place: self._unlisted.get(place, 0) for place in self._satellites if place not in places
+        }
         new = [place for place in places if place.number != self._origin and place not in self._satellites]
         for place in new:
             try:
                 await self._open(place, member, home, link.client)
             except (NoWay, LocalError) as error:
                 _log.warning("events of the broker at %s cannot be had: %s", place.address, error)
-        self._met = changes
-        link.hear(self._all_but(self.home_at))
-        link.look()
+        if link is self.home_of(first):
+            self._met = changes
+            link.hear(self._all_but(self.home_at))
+            link.look()
+
+    async def _let_go(self, first: ControlLink) -> None:
+        """Leave those that the home does not know any more, once they do not have this member themselves.
+
+        Whoever has lost the store, or is lost to it, sends on to all members that it has; and who stood still
+        sends what came to it meanwhile.
+        """
+        for place in list(self._unlisted):
+            satellite = self._satellites.get(place)
+            if satellite is None or satellite is self.home_at:
+                del self._unlisted[place]
+                continue
+            is_silent = satellite.link.is_silent
+            has_us = not is_silent and bool(satellite.link.topics)
+            self._unlisted[place] = 0 if has_us else self._unlisted[place] + 1
+            if self._unlisted[place] < (LOST if is_silent else GONE):
+                continue
+            del self._unlisted[place], self._satellites[place]
+            self._former.append(satellite)
+            await satellite.close()
+            self.home_of(first).hear(self._all_but(self.home_at))
 
     async def _open(self, place: Place, member: Member, home: int, client: int) -> None:
         signer, intake = self._signer(), self._make()
@@ -350,6 +381,7 @@ class Others:
         silent = back = 0
         while True:
             await asyncio.sleep(HOME_EVERY)
+            await self._let_go(first)
             silent = silent + 1 if self.home_of(first).is_leaving else 0
             is_back = self.home_at is not None and not first.is_leaving and bool(first.topics)
             back = back + 1 if is_back else 0
@@ -379,12 +411,14 @@ class Others:
             for group, wanted in groups.items():
                 await in_time(link.subscribe(wanted, group), CONFIRMED_BY)
         except (RemoteError, LocalError, asyncio.TimeoutError) as error:
-            _log.info("no home at %s: %s", self._words(to), error)
+            why = str(error) or f"no answer in {CONFIRMED_BY:g} s"
+            self._remarks.warn("no home", "no home at %s, will go on trying: %s", self._words(to), why)
             link.resign()
             return False
         _log.warning("at home at %s now, no more at %s", self._words(to), self._words(self.home_at))
         before.resign()
-        self.home_at = to
+        # What that one knows of the others is asked anew.
+        self.home_at, self._met = to, None
         self._standing.on_fleet = self.told if to is None else lambda told: None
         for each in self._satellites.values():
             each.standing.on_fleet = self.told if each is to else lambda told: None
