@@ -20,12 +20,17 @@ async def whole(work: Coroutine[Any, Any, None]) -> None:
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({task})
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.info("broken off: %s", error)
+        await _ended(task)
         raise
+
+
+async def _ended(task: asyncio.Future[None]) -> None:
+    """Wait until it is, whoever is tired of that; nobody else hears of its failure."""
+    while not task.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait({task})
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("what was to be carried out to its end could not", exc_info=error)
 
 
 class Tasks:

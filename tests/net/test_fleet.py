@@ -353,6 +353,22 @@ async def test_a_subscriber_finds_another_home_and_comes_back(
             assert get(fleet.apis[name], "/v1/ledger/a")["balanced"]
 
 
+async def test_who_waits_for_topics_finds_another_home_and_comes_back(etcd: Cluster, tmp_path: Path) -> None:
+    with ended(Fleet(tmp_path, etcd.endpoints, "one", "two", lease=3)) as fleet:
+        fleet.start()
+
+        def homes(asked: str) -> list[str]:
+            told = get(fleet.apis[asked], "/v1/fleet/members")
+            return [str(each["home"]).partition("-")[0] for each in told]  # type: ignore[index]
+
+        async with fleet.subscriber("one", "later/#") as subscriber:
+            assert subscriber.topics == ()
+            await _aside(lambda: fleet.end("one", how=signal.SIGKILL))
+            await _wait(lambda: homes("two") == ["two"])
+            await _aside(fleet.start, "one")
+            await _wait(lambda: homes("two") == homes("one") == ["one"])
+
+
 async def test_of_several_brokers_the_first_that_is_there_is_taken(etcd: Cluster, tmp_path: Path) -> None:
     with ended(Fleet(tmp_path, etcd.endpoints, "one", "two")) as fleet:
         fleet.start("two")

@@ -340,10 +340,8 @@ class Others:
             if satellite is None or satellite is self.home_at:
                 del self._unlisted[place]
                 continue
-            is_silent = satellite.link.is_silent
-            has_us = not is_silent and bool(satellite.link.topics)
-            self._unlisted[place] = 0 if has_us else self._unlisted[place] + 1
-            if self._unlisted[place] < (LOST if is_silent else GONE):
+            self._unlisted[place] = 0 if satellite.link.has_us else self._unlisted[place] + 1
+            if self._unlisted[place] < (LOST if satellite.link.is_silent else GONE):
                 continue
             del self._unlisted[place], self._satellites[place]
             self._former.append(satellite)
@@ -383,7 +381,9 @@ class Others:
             await asyncio.sleep(HOME_EVERY)
             await self._let_go(first)
             silent = silent + 1 if self.home_of(first).is_leaving else 0
-            is_back = self.home_at is not None and not first.is_leaving and bool(first.topics)
+            # Who waits for topics has none in force there either.
+            has_all = first.has_us and bool(first.topics or not self.home_of(first).topics)
+            is_back = self.home_at is not None and not first.is_leaving and has_all
             back = back + 1 if is_back else 0
             if silent >= HOME_SILENT:
                 candidates = [None, *self._satellites.values()]

@@ -28,6 +28,11 @@ class FollowingSession(ControlSession):
         """What is subscribed to here, names and filters, each with its group."""
         return dict(self._wanted)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the broker, when it answered last, had this member, be it of no topic yet."""
+        return self._roll.since != (0, 0)
+
     def follow(self, now: float) -> None:
         """Tell what comes, and ask what is in force, from now on."""
         self._heartbeat_at = now

@@ -110,6 +110,12 @@ class ControlLink:
         return self.is_silent or self._session.broker_leaves
 
     @property
+    def has_us(self) -> bool:
+        """Whether the broker answers, and has this member, be it of no topic yet."""
+        session = self._session
+        return not self.is_silent and isinstance(session, FollowingSession) and session.is_known
+
+    @property
     def instance(self) -> int:
         """Of the broker; 0: it tells none."""
         instance = self._session.instance
