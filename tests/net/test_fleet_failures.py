@@ -399,7 +399,6 @@ def test_a_broker_that_stood_still_for_longer_than_its_lease_sends_what_waited_t
     with field(tmp_path, lease=2) as fleet:
 
         async def clients() -> None:
-            departs = await subscriber("two").__aenter__()
             async with (
                 subscriber("one", "two") as at_home,
                 subscriber("two") as elsewhere,
@@ -410,6 +409,8 @@ def test_a_broker_that_stood_still_for_longer_than_its_lease_sends_what_waited_t
                 await stream.flows()
                 await knows_no_other.publish("a", -1)
                 await seen(lambda: all(-1 in taken for taken in stream.taken))
+                departs = await subscriber("two").__aenter__()
+                assert all(fleet.members(name) == 3 for name in BROKERS)
                 fleet.signal("one", signal.SIGSTOP)
                 await seen(lambda: fleet.known("two") == fleet.known("three") == ["three", "two"])
                 await seen(lambda: fleet.home_of(at_home, "three") in ("two", "three"))
@@ -434,8 +435,8 @@ def test_a_broker_that_stood_still_for_longer_than_its_lease_sends_what_waited_t
                     through = [number for number in taken if number >= 0]
                     assert through == list(range(len(through)))
             # It was sent to the one that had left, too, for nothing was heard of that: it is told as lost.
-            assert fleet.account("one")[2] == waited
-            assert fleet.account("two", "three")[2] == 0
+            await seen(lambda: fleet.account("one")[2] == waited)
+            await seen(lambda: fleet.account("two", "three")[2] == 0)
 
         fleet.play(clients)
 

@@ -151,6 +151,24 @@ async def test_who_leaves_as_soon_as_it_has_come_is_gone_everywhere() -> None:
         await fleet.agree(0)
 
 
+async def test_a_store_that_has_lost_everything_is_told_again_and_goes_on_from_there() -> None:
+    async with world(2, revision=1000) as fleet:
+        for number in range(5):
+            fleet.join(number % 2, number)
+        await fleet.agree(10)
+        fleet.memory.lose()
+        # Nobody is taken out for it, and whoever comes next is not taken for one of a former life.
+        seen = [fleet.seen(at) for at in range(2)]
+
+        def kept() -> None:
+            assert all(fleet.seen(at) >= seen[at] for at in range(2))
+
+        for number in range(5, 10):
+            fleet.join(number % 2, number)
+        await fleet.agree(20, kept)
+        assert fleet.memory.revision < 1000
+
+
 async def test_who_comes_to_another_broker_is_at_home_there_without_a_new_route() -> None:
     async with world(2) as fleet:
         fleet.join(0, 1, "plant/a")

@@ -141,9 +141,11 @@ class World:
 
 @asynccontextmanager
 async def world(
-    brokers: int, delay: float = 0.01, topics: tuple[Topic, ...] = TOPICS
+    brokers: int, delay: float = 0.01, topics: tuple[Topic, ...] = TOPICS, *, revision: int = 1
 ) -> AsyncIterator[World]:
+    """``revision``: where that of the store stands at first."""
     made = World(delay, topics)
+    made.memory.revision = revision
     ports = free_ports(2)
     async with AsyncExitStack() as stack:
         for number in range(1, brokers + 1):

@@ -168,6 +168,8 @@ class Fleet:
             # The store has lost its past. The others are about to tell again of whom they have.
             until = time.monotonic() + self._config.lease
             self._doubtful = {holder: until for holder, row in known.items() if row.home != self.me.name}
+            # What is written from now on is so in this life of ours.
+            self._began = min(self._began, listed.revision)
         if not self._began:
             await self.drains.begin_anew()
             self._began, self._until = listed.revision, time.monotonic() + self._members.lease

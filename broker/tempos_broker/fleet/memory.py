@@ -44,6 +44,13 @@ class Memory:
         self.compacted = self.revision
         self.history.clear()
 
+    def lose(self) -> None:
+        """Have lost everything, as one that was made anew."""
+        for each in (self.entries, self.history, self._leases, self._hangs):
+            each.clear()
+        self.revision, self.compacted = 1, 0
+        self.wake()
+
     def wake(self) -> None:
         """Let whoever watches look."""
         self.changed.set()

@@ -222,8 +222,8 @@ class Others:
         self._moved: asyncio.Future[None] | None = None
         self._meeting: asyncio.Task[None] | None = None
         self._meet: Callable[[], Awaitable[None]] | None = None
-        #: Those that the home does not know any more, and at how many looks in a row they did not have us.
-        self._unlisted: dict[Place, int] = {}
+        #: Those that the home does not know any more: whether silent, and for how many looks without us so.
+        self._unlisted: dict[Place, tuple[bool, int]] = {}
         self._remarks = Sparingly(_log, time.monotonic)
         self._begun = self._closed = False
 
@@ -316,7 +316,7 @@ class Others:
             return
         self._origin = self._origin or me
         self._unlisted = {
-            place: self._unlisted.get(place, 0) for place in self._satellites if place not in places
+            place: self._unlisted.get(place, (False, 0)) for place in self._satellites if place not in places
         }
         new = [place for place in places if place.number != self._origin and place not in self._satellites]
         for place in new:
@@ -335,13 +335,14 @@ class Others:
         Whoever has lost the store, or is lost to it, sends on to all members that it has; and who stood still
         sends what came to it meanwhile.
         """
-        for place in list(self._unlisted):
+        for place, (was_silent, looks) in list(self._unlisted.items()):
             satellite = self._satellites.get(place)
-            if satellite is None or satellite is self.home_at:
-                del self._unlisted[place]
+            if satellite is None or satellite is self.home_at or place not in self._unlisted:
                 continue
-            self._unlisted[place] = 0 if satellite.link.has_us else self._unlisted[place] + 1
-            if self._unlisted[place] < (LOST if satellite.link.is_silent else GONE):
+            silent = satellite.link.is_silent
+            looks = 0 if satellite.link.has_us or silent != was_silent else looks + 1
+            self._unlisted[place] = silent, looks
+            if looks < (LOST if silent else GONE):
                 continue
             del self._unlisted[place], self._satellites[place]
             self._former.append(satellite)
