@@ -157,6 +157,22 @@ def test_a_request_is_repeated_with_back_off_and_then_fails_with_address_and_tim
     assert world.session.get_timer() is None
 
 
+@pytest.mark.parametrize("interval", [0.05, 0.5, 2.5])
+def test_a_broker_is_known_to_be_silent_also_where_heartbeats_follow_each_other_fast(interval: float) -> None:
+    world = World().subscribed()
+    world.session._interval = interval
+    world.run(10)
+    assert not world.session.is_unanswered
+    world.up = False
+    world.run(0.59)
+    assert not world.session.is_unanswered
+    world.run(interval + 0.26)
+    assert world.session.is_unanswered
+    world.up = True
+    world.run(interval + 0.1)
+    assert not world.session.is_unanswered
+
+
 def test_a_refusal_says_what_the_broker_said() -> None:
     world = World()
     request = world.session.subscribe("cold", None, world.now)

@@ -157,12 +157,18 @@ async def test_a_store_that_has_lost_everything_is_told_again_and_goes_on_from_t
             fleet.join(number % 2, number)
         await fleet.agree(10)
         fleet.memory.lose()
-        # Nobody is taken out for it, and whoever comes next is not taken for one of a former life.
         seen = [fleet.seen(at) for at in range(2)]
 
         def kept() -> None:
             assert all(fleet.seen(at) >= seen[at] for at in range(2))
 
+        async def noticed() -> None:
+            while any(each.fleet is None or each.fleet.view.revision >= 1000 for each in fleet.brokers):
+                kept()
+                await asyncio.sleep(0.01)
+
+        # Nobody is taken out for it, and whoever comes next is not taken for one of a former life.
+        await in_time(noticed(), LIMIT)
         for number in range(5, 10):
             fleet.join(number % 2, number)
         await fleet.agree(20, kept)

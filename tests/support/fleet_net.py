@@ -141,6 +141,7 @@ zone = "{"south" if name == "three" else "north"}"
         for name in names or tuple(self._brokers):
             stack, process = self._brokers.pop(name)
             process.send_signal(how)
+            process.send_signal(signal.SIGCONT)
             stack.close()
 
     def signal(self, name: str, what: signal.Signals) -> None:

@@ -17,6 +17,7 @@ new counts, until answered.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -65,8 +66,8 @@ LOOK_APART = 0.05
 KEPT_NONCES = 32
 #: Of the seconds that all tries of a request take: it has so much, however often there is another way.
 PATIENCE = 0.9
-#: Tries of one request without an answer until the broker counts as one that does not answer.
-PATIENT = 2
+#: Tries of one request without an answer until the broker counts as one that does not; seconds that takes.
+PATIENT, SILENT_AFTER = 2, sum(control.RETRY_AFTER[:2])
 
 
 class ControlSession:
@@ -103,8 +104,7 @@ class ControlSession:
         #: Requests to subscribe that were answered, and whose topics are not all in force yet.
         self._joining: list[int] = []
         self._look_at: float | None = None
-        self._look_after = LOOK_SOON
-        self._looked_at = -LOOK_APART
+        self._look_after, self._looked_at = LOOK_SOON, -LOOK_APART
         self._subscribed_at = 0.0
         #: What this proves with that it receives at its port; b"": it asks for that.
         self._proof = b""
@@ -115,7 +115,7 @@ class ControlSession:
         self._interval = 2.5
         self._heartbeat_at: float | None = None
         self._renew_at: float | None = None
-        self._last_answer = 0.0
+        self._last_answer, self._asked = 0.0, math.inf  # The latter: since when heartbeats have had none.
         self._silent = self._unanswered = self._unheard = False
         # Where this was a member, as long as the broker may not know that it is elsewhere now.
         self._former: list[tuple[str, int]] = []
@@ -186,7 +186,7 @@ class ControlSession:
 
     def repeat(self, now: float) -> None:
         """Ask at once again what is unanswered: there is another way to the broker."""
-        self._unanswered = False
+        self._unanswered, self._asked = False, math.inf
         for pending in self._pending.values():
             pending.due = min(pending.due, now)
 
@@ -384,7 +384,7 @@ class ControlSession:
         if pending.until is None and (pending.tries < tries or now - pending.went_on < least):
             pending.due = now + control.RETRY_AFTER[min(pending.tries, tries - 1)]
             pending.tries += 1
-            self._unanswered |= pending.tries > PATIENT
+            self._unanswered |= pending.tries > PATIENT or now - self._asked > SILENT_AFTER
             self._pending.put(pending)
             return
         del self._pending[request]
@@ -430,7 +430,8 @@ class ControlSession:
         self._again.update(dict.fromkeys(wanted))
 
     def _heartbeat(self, now: float) -> None:
-        self._heartbeat_at = now + self._interval
+        self._heartbeat_at, self._asked = now + self._interval, min(self._asked, now)
+        self._unanswered |= now - self._asked > SILENT_AFTER
         self._drop_heartbeats()
         self._pending.opens_way = True
         first: dict[str, Any] = {"since": self._roll.since}
@@ -461,7 +462,7 @@ class ControlSession:
             self._silent = False
             self._events.append(BrokerBack(now - self._last_answer))
         self._unanswered = False
-        self._last_answer = now
+        self._last_answer, self._asked = now, math.inf
 
     def _on_ok(self, request: int, pending: Pending, fields: Mapping[str, Any], now: float) -> None:
         self._see_instance(fields)
