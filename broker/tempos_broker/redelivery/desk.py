@@ -38,9 +38,9 @@ log = logging.getLogger("tempos.broker.redelivery")
 OWED = "owed"
 #: Seconds between two looks: who is gone, who is to be told again.
 LOOK = 0.25
-#: The same while more is to be copied out of a journal, at least; and how many times as long as the last look
-#: took, so that all else has its turn: then, and while nothing comes.
-HURRY, BESIDE = 0.005, 4
+#: The same while more is to be copied out of a journal; and while nothing comes, that at least, and so many
+#: times as long as the last look took.
+HURRY = 0.002
 IDLE, RARELY = 1.0, 50
 #: Seconds between two writings of what changes without a swap.
 SAVE_EVERY = 1.0
@@ -229,7 +229,7 @@ class Redelivery:
     def look(self) -> None:
         """Look once who is gone, what is to be kept and told; again when that is due."""
         self._timer = None
-        now = self._clock()
+        now, began = self._clock(), time.thread_time()
         heard = self.hearing.is_done(now, self._registry.lease)
         busy = not heard
         for topic, owed in self._topics.items():
@@ -245,14 +245,14 @@ class Redelivery:
             owed.tidy(self._ledger.groups(topic))
             busy = self._tell(topic, owed) or owed.is_busy or busy
         self._save(now)
-        took = self._clock() - now
         if self._copying:
-            self._wake(max(HURRY, BESIDE * took))
+            # Never by how long it took: on a busy machine that is others' time, and what comes goes on.
+            self._wake(HURRY)
         elif busy:
             self._wake(LOOK)
         elif self._topics:
             # What comes where all members died a moment ago comes with nobody to say anything.
-            self._wake(max(IDLE, RARELY * took))
+            self._wake(max(IDLE, RARELY * (time.thread_time() - began)))
 
     def _keep_aside(self, topic: int, owed: TopicOwed, now: float) -> bool:
         """Copy what may be to be handed out again and is about to be overwritten; whether anything came."""
