@@ -39,7 +39,7 @@ examples:
   tempos demo --json
         the same for scripts
   tempos demo --way native
-        the fast path in native mode, and nothing else
+        the fast path in native mode, and no other; with --events-only: nothing of the workflow
   tempos demo fleet
         three brokers, one bus: one is killed under traffic and comes back (half a minute; needs etcd)
 
@@ -98,6 +98,7 @@ def demo(subparsers: Subparsers) -> None:
         default=[],
         help="show this one only (may be repeated)",
     )
+    parser.add_argument("--events-only", action="store_true", help="without the workflow")
     parser.add_argument(
         "what", nargs="?", choices=("fleet",), metavar="fleet",
         help="several brokers instead: three and an etcd, of which one is killed under traffic",
@@ -225,7 +226,7 @@ def _run_demo(options: argparse.Namespace) -> int:
             lines.show(text, 0, 0, None)
 
         outcomes, lacking = demo.run(progress, options.ways)
-        called, why = workflow.run(progress, lacking, options.ways)
+        called, why = ([], None) if options.events_only else workflow.run(progress, lacking, options.ways)
         if options.json:
             rows = [
                 asdict(outcome) | {"name": outcome.name, "taken": outcome.taken, "lost": outcome.lost}

@@ -6,6 +6,7 @@ import random
 import struct
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -35,6 +36,8 @@ from tempos_bpf.objects import Verdict
 pytestmark = pytest.mark.kernel
 
 MEMBERS = hops(3)
+#: Bytes of an event: the small ones, some around each step up to an Ethernet frame, and the most.
+LENGTHS = (*range(3, 70), *(size + odd for size in range(126, 1450, 64) for odd in range(4)), 1471)
 #: The routes that the table's frames meet.
 TABLE = [
     replace(plan(topic.id, MEMBERS[:1], framing=topic.framing, epoch=0x1FE), sources=topic.sources, tos=0xB8)
@@ -104,10 +107,13 @@ def test_a_topic_takes_events_from_its_networks_only(rig: Rig, sources: list[str
     assert rig.tickets.read(RAW.id, 1, 0) == (reason is Reason.FORWARDED), "a foreign one draws no ticket"
 
 
-def test_partial_checksums_are_told_and_completed_at_any_length(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    "lengths", [(3, 4, 64, 127, 1471), pytest.param(LENGTHS, marks=pytest.mark.full)], ids=["few", "any"]
+)
+def test_partial_checksums_are_told_and_completed_at_any_length(rig: Rig, lengths: Sequence[int]) -> None:
     """Natively each becomes full; on an skb it stays partial, unless it could be full: then it passes."""
     rig.install(plan(RAW.id, MEMBERS[:1], framing=Framing.RAW))
-    for length in (*range(3, 70), *(size + odd for size in range(126, 1450, 64) for odd in range(4)), 1471):
+    for length in lengths:
         body = random.Random(length).randbytes(length)
         frame = partial(bytes(datagram(ADDRESSES, raw(body))))
         out = rig.run(frame)
@@ -156,7 +162,7 @@ def filled(frame: bytes) -> bytes:
     return bytes(packet)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 512])
+@pytest.mark.parametrize("count", [1, 2, 3, 7, pytest.param(512, marks=pytest.mark.full)])
 def test_round_robin_is_exact_and_every_member_sees_its_own_sequence(rig: Rig, count: int) -> None:
     members = hops(count)
     rig.install(plan(EVENT.id, members, framing=Framing.EVENT, epoch=7))

@@ -184,6 +184,7 @@ def test_sockets_that_cannot_be_told_apart_are_refused_and_go_on_as_before(rig: 
 
 
 @pytest.mark.netns
+@pytest.mark.full
 def test_what_comes_from_a_network_in_any_shape() -> None:
     """Padded, with options, cut short by its UDP header, in fragments: the topic is where the kernel says."""
     require_netns()

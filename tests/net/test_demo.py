@@ -91,9 +91,9 @@ def test_without_privileges_it_shows_the_slow_path_on_loopback_and_says_what_is_
     assert "namespace" in report["missing"]
 
 
-def test_one_way_by_itself_and_none_where_it_cannot_be_had() -> None:
+def test_one_way_without_the_workflow_and_none_where_it_cannot_be_had() -> None:
     require_netns()
-    command = (*COMMAND, "--way", "native")
+    command = (*COMMAND, "--way", "native", "--events-only")
     with build("straight") as topology:
         powerless = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
         program = topology.publisher.start((*powerless, *command))
@@ -102,4 +102,7 @@ def test_one_way_by_itself_and_none_where_it_cannot_be_had() -> None:
     require_kernel()
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    check(json.loads(done.stdout), ["fast path, XDP native"])
+    report = json.loads(done.stdout)
+    check(report, ["fast path, XDP native"])
+    assert report["workflows"] == []
+    assert report["no_workflow"] is None

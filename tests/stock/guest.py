@@ -63,8 +63,8 @@ def main() -> None:
 def _work() -> None:
     try:
         _prepare()
-        for step in from_text(JOB.read_bytes().rstrip(b"\0").decode()):
-            work.run(step, TREE, RESULTS, _ENVIRONMENT, _tell)
+        steps = from_text(JOB.read_bytes().rstrip(b"\0").decode())
+        work.run_all(steps, TREE, RESULTS, _ENVIRONMENT, _tell)
         say(DONE)
     # The host is told, and the machine must end in any case.
     except BaseException as error:  # noqa: BLE001

@@ -14,12 +14,16 @@ TEST_LIMIT = 900
 
 @dataclass(frozen=True)
 class Step:
-    """One command, run in the tree's folder. ``limit``: seconds; ``codes``: the exit codes that are right."""
+    """One command, run in the tree's folder. ``limit``: seconds; ``codes``: the exit codes that are right.
+
+    ``beside``: it is begun with the one before, and both have come to their end before the next begins.
+    """
 
     name: str
     command: tuple[str, ...]
     limit: float
     codes: tuple[int, ...] = (0,)
+    beside: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,6 @@ def to_text(steps: Sequence[Step]) -> str:
 
 def from_text(text: str) -> list[Step]:
     return [
-        Step(each["name"], tuple(each["command"]), each["limit"], tuple(each["codes"]))
+        Step(each["name"], tuple(each["command"]), each["limit"], tuple(each["codes"]), each["beside"])
         for each in json.loads(text)
     ]

@@ -47,8 +47,7 @@ def here(*, short: bool, only: Sequence[str] = (), again: bool = False,
     steps, revision = _steps("host", short=short, only=only, again=again, minutes=minutes), _revision()
     fresh = _emptied("host.fresh")
     environment = {**os.environ, "PATH": f"{tree.SOURCE}/.venv/bin:{os.environ.get('PATH', '')}"}
-    for step in steps:
-        work.run(step, tree.SOURCE, fresh, environment, _heard("host"))
+    work.run_all(steps, tree.SOURCE, fresh, environment, _heard("host"))
     folder = _joined(fresh, "host", revision, whole=not (only or again), partly=again)
     account = results.gather(
         folder, name="this machine", package="", kernel=platform.release(), short=short, trouble=""

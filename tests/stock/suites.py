@@ -39,9 +39,10 @@ def steps(*, short: bool) -> list[Step]:
     if short:
         return [
             doctor,
+            # Beside the doctor, for neither needs more than one processor.
+            Step(DEMO, ("tempos", "demo", "--json", "--way", "native", "--events-only"), 300, beside=True),
             # All at once, for an emulated machine is slow to begin; in any order, on both of its processors.
             _pytest("kernel", "-m", f"not {FULL}", _VARIANTS, *_CUT, limit=1500, at_once=_ANY_ORDER),
-            Step(DEMO, ("tempos", "demo", "--json", "--way", "native"), limit=300),
         ]
     return [
         doctor,

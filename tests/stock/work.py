@@ -9,8 +9,10 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +22,32 @@ Say = Callable[[str], None]
 STEPS, ROWS = "steps.jsonl", "rows.jsonl"
 #: Seconds between two words about a step that goes on.
 _WORD_EVERY = 60.0
+
+
+def run_all(steps: Sequence[Step], tree: Path, results: Path, environment: Mapping[str, str],
+            say: Say) -> list[Done]:  # fmt: skip
+    """Run all steps, those that are to go beside others with them; ``say`` is called by one at a time."""
+    done: list[Done] = []
+    one_at_a_time = threading.Lock()
+
+    def tell(line: str) -> None:
+        with one_at_a_time:
+            say(line)
+
+    with ThreadPoolExecutor() as several:
+        for together in _together(steps):
+            done += several.map(lambda step: run(step, tree, results, environment, tell), together)
+    return done
+
+
+def _together(steps: Sequence[Step]) -> list[list[Step]]:
+    found: list[list[Step]] = []
+    for step in steps:
+        if step.beside and found:
+            found[-1].append(step)
+        else:
+            found.append([step])
+    return found
 
 
 def run(step: Step, tree: Path, results: Path, environment: Mapping[str, str], say: Say) -> Done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_a_run_is_right_only_if_all_of_it_was(folder: Path) -> None:
     assert not gathered(folder, trouble="the guest did not end by itself").right
     (folder / work.STEPS).write_text("".join(steps.splitlines(keepends=True)[:-1]))
     cut = gathered(folder)
-    assert (cut.right, cut.trouble) == (False, "did not come to demo")
+    assert (cut.right, cut.trouble) == (False, "did not come to kernel")
 
 
 def test_steps_that_ran_again_take_the_place_of_what_was_there(folder: Path, tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_steps_that_ran_again_take_the_place_of_what_was_there(folder: Path, tmp
     results.forget(folder, "kernel", ["tests.kernel.test_a::test_bad", "tests.kernel.test_a::test_new"])
     assert results.known(folder, "kernel") == ("tests.kernel.test_a::test_bad",)
     assert gathered(folder).tests["kernel"] == results.Tests(1, {}, {})
-    with pytest.raises(suites.UnknownStep, match="no step parity; there are doctor, kernel, demo"):
+    with pytest.raises(suites.UnknownStep, match="no step parity; there are doctor, demo, kernel"):
         suites.chosen(["kernel", "parity"], short=True)
 
 
@@ -190,8 +191,10 @@ def test_once_more_means_what_failed_and_what_is_new(folder: Path, monkeypatch: 
 def test_the_short_form_loads_all_but_some_combinations_of_constants() -> None:
     ((short,), (whole,)) = (suites.chosen([name], short=name == "kernel") for name in ("kernel", "variants"))
     left_out = set(suites.tests_of(whole)) - set(suites.tests_of(short))
-    combinations = "tests.kernel.test_every_variant::test_the_programs_by_addresses_and_silence"
-    assert {name.partition("[")[0] for name in left_out} == {combinations}
+    assert {name.partition("[")[0].rpartition("::")[2] for name in left_out} == {
+        "test_the_programs_by_addresses_and_silence",
+        "test_the_programs_of_a_tool_of_observation",
+    }
 
 
 def test_a_terminal_shows_what_failed_and_what_is_lacking(folder: Path) -> None:
@@ -266,11 +269,23 @@ def test_a_step_goes_to_the_guest_and_back_and_is_ended_at_its_limit(tmp_path: P
              Step("odd", (sys.executable, "-c", "raise SystemExit(3)"), 30.0, codes=(0, 3)),
              Step("hangs", ("sleep", "60"), 0.2)]  # fmt: skip
     heard: list[str] = []
-    done = [work.run(step, tmp_path, tmp_path, {}, heard.append) for step in from_text(to_text(steps))]
+    done = work.run_all(from_text(to_text(steps)), tmp_path, tmp_path, {}, heard.append)
     assert [(each.code, each.right) for each in done] == [(0, True), (3, True), (-9, False)]
     assert (tmp_path / "good.out").read_text().strip() == str(tmp_path)
     assert "hangs is over its limit of 0.2 s" in heard
     assert len((tmp_path / work.STEPS).read_text().splitlines()) == 3
+
+
+def test_steps_beside_each_other_go_together_and_the_next_waits_for_both(tmp_path: Path) -> None:
+    """Each of two that go together ends only once the other has begun."""
+    meet = "touch $0; until [ -e $1 ]; do sleep 0.01; done; touch $0.done"
+    steps = [Step("one", ("sh", "-c", meet, "one", "other"), 30.0),
+             Step("two", ("sh", "-c", meet, "other", "one"), 30.0, beside=True),
+             Step("last", ("ls", "one.done", "other.done"), 30.0)]  # fmt: skip
+    done = work.run_all(
+        from_text(to_text(steps)), tmp_path, tmp_path, {"PATH": os.environ["PATH"]}, [].append
+    )
+    assert [(each.name, each.code) for each in done] == [("one", 0), ("two", 0), ("last", 0)]
 
 
 def test_an_entry_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
