@@ -70,16 +70,21 @@ def _churned(p: Parameters, broker: Broker, load: Load, mode: str) -> list[Figur
     def held() -> dict[str, float]:
         return dict(broker.node.inquire("held", pid=broker.pid))
 
+    def overruns() -> int:
+        classes = broker.status()["quality"]["classes"].values()
+        return sum(each["overruns"] for each in classes)
+
     _play(p, broker, load, p.warm)
-    before = held()
+    before, overrun = held(), overruns()
     churn, lost = _play(p, broker, load, p.seconds)
-    after = held()
+    after, overrun = held(), overruns() - overrun
     entries = [topic_status(entry) for entry in broker.status()["topics"]]
     open_ones = [entry for entry in entries if not entry.closed]
     name = f"fast path {mode}: "
     grown = {key: after[key] - before[key] for key in before}
     return [
         Figure(f"{name}events not heard", lost, "events", Better.LOWER),
+        Figure(f"{name}of these, found the broker's socket full", overrun, "events"),
         Figure(f"{name}ledger: topics that are not closed", len(open_ones), "topics", Better.LOWER),
         Figure(f"{name}topics left", len(entries) - len(_TOPICS), "topics", Better.LOWER),
         Figure(f"{name}topics made and removed a second", len(churn.removed) / p.seconds, "1/s"),
