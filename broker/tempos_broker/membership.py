@@ -91,7 +91,7 @@ class Registry(Places):
     def begin(self, entry: TopicConfig, now: float) -> None:
         """A topic that is new, with its static members and those that want it; checked before."""
         topic = entry.topic
-        self._by_name[topic.name] = self._by_id[topic.id] = topic
+        self._know(topic)
         self._groups[topic.id] = {}
         self._versions[topic.id] = 1
         for static in entry.members:
@@ -109,7 +109,7 @@ class Registry(Places):
         for topic in gone:
             self._clear(topic, Out.RELOAD, now)
             self._versions[topic] += 1
-            del self._by_name[self._by_id.pop(topic).name]
+            self._drop(topic)
         self._admission.limits, self.lease = config.limits, config.control.lease
         self._clients = {client.id: client for client in config.control.clients}
         new = [entry.topic for entry in changed if entry.topic.id not in self._by_id]
@@ -121,7 +121,7 @@ class Registry(Places):
     def amend(self, entry: TopicConfig, now: float) -> None:
         """Go by other options and static members of one topic; members with a lease stay."""
         topic = entry.topic.id
-        self._by_name[entry.topic.name] = self._by_id[topic] = entry.topic
+        self._know(entry.topic)
         self._versions.setdefault(topic, 1)
         groups = self._groups.setdefault(topic, {})
         wanted = {(static.ip, static.port): static for static in entry.members}
@@ -173,6 +173,7 @@ class Registry(Places):
         """A topic that has no member any more is gone for good."""
         self._by_name.pop(topic.name, None)
         self._by_id.pop(topic.id, None)
+        self._foreign.pop(topic.id, None)
         self._closing.discard(topic.id)
         for lease in self.holdings.wants.without(topic.id):
             self.holdings.forget_of(lease, topic.id)

@@ -231,9 +231,7 @@ class Health:
             self._tasks.spawn(self._routes.swap(topic), "take members out or in")
 
     def _asked(self) -> Iterator[_Asked]:
-        for topic in self._registry.topics:
-            if not topic.ports:
-                continue
+        for topic in self._registry.foreign:
             options = {each.name: each for each in topic.groups}
             for state in self._registry.states(topic.id):
                 of = options.get(state.name) or GroupOptions(state.name)

@@ -20,6 +20,8 @@ class Table:
         self._source_of = source_of
         self._by_name: dict[str, Topic] = {}
         self._by_id: dict[int, Topic] = {}
+        #: Those with ports of their own.
+        self._foreign: dict[int, Topic] = {}
         self._groups: dict[int, dict[str, GroupState]] = {}
         #: Grow by one with each change of what makes a topic's route.
         self._versions: dict[int, int] = {}
@@ -46,6 +48,24 @@ class Table:
     @property
     def topics(self) -> Iterable[Topic]:
         return self._by_name.values()
+
+    @property
+    def foreign(self) -> Iterable[Topic]:
+        """Those that take datagrams at ports of their own."""
+        return self._foreign.values()
+
+    def _know(self, topic: Topic) -> None:
+        """A topic is new, or has other options."""
+        self._by_name[topic.name] = self._by_id[topic.id] = topic
+        if topic.ports:
+            self._foreign[topic.id] = topic
+        else:
+            self._foreign.pop(topic.id, None)
+
+    def _drop(self, topic: int) -> None:
+        """A topic is no more."""
+        del self._by_name[self._by_id.pop(topic).name]
+        self._foreign.pop(topic, None)
 
     def topic(self, name: str) -> Topic:
         """The topic of this name; raises :class:`Refused`."""
