@@ -13,7 +13,7 @@ from tempos import DATA_PORT, Fanout, Framing, GroupOptions, Member, PathPolicy,
 from tempos._abi import Way
 from tempos._senders import options_of
 from tempos_fastpath.broadcast import Broadcast, plan_broadcast
-from tempos_fastpath.network.facts import Destination, Facts, Interface, destination
+from tempos_fastpath.network.facts import VRF, Destination, Facts, Interface, destination
 from tempos_fastpath.network.facts import Way as WayTo
 from tempos_fastpath.network.ipsec import Flow, hindrance
 
@@ -192,8 +192,8 @@ def plan_route(
                 mtu = min(mtu, egress.mtu, towards.mtu or MAX_U16)
                 if means.native and not egress.takes_redirects:
                     no_redirect = no_redirect or _no_redirect(member, egress)
-                if not means.native and egress.kind in _LOSING:
-                    no_redirect = no_redirect or _lost(member, egress)
+                if not means.native and (loses := _losing(egress, facts)) is not None:
+                    no_redirect = no_redirect or _lost(member, egress, loses)
                 hop = towards.next_hop
                 mac = member.mac or facts.mac_of(egress.index, hop)
                 if mac is None and (member.ip, member.source) in left_out:
@@ -373,10 +373,26 @@ _NONE_TAKEN = {
 _LOSING = ("macsec",)
 
 
-def _lost(member: Member, interface: Interface) -> str:
+def _losing(interface: Interface, facts: Facts) -> Interface | None:
+    """What loses of that which is redirected there: the device, or one that it hands frames to."""
+    seen, found = {interface.index}, [interface]
+    for each in found:
+        if each.kind in _LOSING:
+            return each
+        below = facts.interfaces.get(each.link)
+        further = (*facts.ports_of(each.index), *([below] if below is not None else []))
+        # A VRF sends nothing by itself: its ports have their own routes.
+        new = [one for one in further if one.index not in seen and each.kind != VRF]
+        seen.update(one.index for one in new)
+        found += new
+    return None
+
+
+def _lost(member: Member, interface: Interface, loses: Interface) -> str:
+    stands = "" if loses is interface else f"sends by {loses.name}, which "
     return (
-        f"member {member}: {interface.name} towards it loses what generic mode redirects "
-        f"(a device of the kind {interface.kind} may)"
+        f"member {member}: {interface.name} towards it {stands}loses what generic mode redirects "
+        f"(a device of the kind {loses.kind} may)"
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from pathlib import Path as File
 
 import pytest
 from support.features import no_tcx
@@ -15,8 +17,10 @@ from support.watched import Watched, in_broker
 from tempos import Framing, Group, Member, Path, PathChoice, PathPolicy, Reason, Route, Topic, Unavailable
 from tempos.wire import encode_event
 from tempos_bench.nodes.topology import Topology
+from tempos_bpf.errors import ProgramRefused
 from tempos_bpf.links import XdpMode, attach_xdp, query_xdp
 from tempos_bpf.objects import BpfObject
+from tempos_fastpath import drops
 from tempos_fastpath.loading import OBJECT, PROGRAM
 from tempos_fastpath.network.kernel import Kernel
 from tempos_fastpath.offload import Offload
@@ -202,6 +206,34 @@ def test_facts_that_change_are_told_and_others_are_not(topology: Topology) -> No
         assert offload._programs.map("routes").lookup(TOPIC.id) is None
 
     in_broker(topology, scenario)
+
+
+def test_where_losses_cannot_be_counted_the_fast_path_serves_and_says_so(
+    topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel whose verifier does not take the program that counts them."""
+
+    def refused(path: File, *given: object, **more: object) -> BpfObject:
+        log = "func 'xdp_devmap_xmit' arg0 type PTR is not a struct\nprocessed 0 insns\n"
+        raise ProgramRefused(drops.PROGRAMS[0], path.name, errno.EACCES, "", log)
+
+    async def scenario(offload: Offload) -> None:
+        await Watched(offload, route(Member(C, receiver.getsockname()[1]))).until(Path.FAST)
+        sender.sendto(encode_event(TOPIC.id, 1, 1, 0, b"body"), (B_NEAR_A, 9998))
+        await asyncio.get_running_loop().run_in_executor(None, receiver.recv, 2000)
+        assert offload.counters()[TOPIC.id] == {Reason.FORWARDED: 1}
+        status = offload.status()
+        assert status.mode == "native"
+        said = "; losses behind the redirect are not counted (the kernel's verifier refused the program "
+        assert status.reason.count("losses behind the redirect") == 1
+        assert f"{said}tempos_refused of drops.bpf.o: func 'xdp_devmap_xmit' arg0 type PTR" in status.reason
+        assert offload.drops() == {}
+
+    monkeypatch.setattr(drops, "BpfObject", refused)
+    with ExitStack() as stack:
+        sender = stack.enter_context(udp(topology.publisher, (A, 0)))
+        receiver = stack.enter_context(udp(topology.subscriber, (C, 0)))
+        in_broker(topology, scenario)
 
 
 def test_an_interface_that_goes_away_is_shown_and_survived(topology: Topology) -> None:

@@ -105,6 +105,7 @@ CASES = (
          disturbances.netem_from_publisher("delay 10ms reorder 25% 50%")),
     Case("link from the publisher duplicates 5 %", disturbances.netem_from_publisher("duplicate 5%")),
     Case("link from the publisher corrupts 3 %", disturbances.netem_from_publisher("corrupt 3%"), Right.TOLD),
+    Case("queue on the broker's way out loses 20 %", disturbances.netem_at_broker("loss 20%"), Right.TOLD),
     Case("taprio on the broker's way out", disturbances.scheduled("--cycle", "10000", "--margin", "3000")),
     Case("etf on the broker's way out",
          disturbances.scheduled("--cycle", "10000", "--txtime", "--delta", "5000"), Right.TOLD),

@@ -52,6 +52,7 @@ def netem_at_broker(what: str) -> Build:
         spaces = three(ground)
         spaces.publisher_wired()
         spaces.member_wired()
+        ground.needs_qdisc(spaces.b, "netem")
         return replace(
             spaces.network(), begin=lambda: ground.tc(spaces.b, f"qdisc add dev eth1 root netem {what}")
         )

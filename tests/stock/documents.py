@@ -23,6 +23,8 @@ _PAGE = """\
 
 Made by `make test-kernels test-kernel-here kernel-table` from what ran; nothing here is written by hand.
 
+{faults}
+
 ## What is to be had
 
 {features}
@@ -89,6 +91,7 @@ def page(accounts: Sequence[Account]) -> str:
     count = max((row["sent"] for account in accounts for row in account.rows), default=0)
     return _PAGE.format(
         count=count,
+        faults=table.faults(accounts),
         features=table.features(accounts),
         paths=table.paths(accounts),
         details=table.details(accounts),

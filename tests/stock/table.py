@@ -14,6 +14,7 @@ MODES = ("native", "generic", "off")
 _TELLING = (
     "TD121", "TD122", "TD123", "TD124", "TD131", "TD132", "TD133", "TD134", "TD135", "TD301", "TD302",
 )  # fmt: skip
+_ARCHITECTURES = ("amd64", "arm64")
 _ABSENT, _LACKING, _UNPLAYED, _NOT_RUN = "·", "not here", "not played", "not run"
 
 
@@ -62,6 +63,28 @@ def _told(row: Mapping[str, Any]) -> str:
 
 
 # For the documents
+
+
+def faults(accounts: Sequence[Account]) -> str:
+    """All that was not as it should be, kernel by kernel; that there is nothing, if so."""
+    told = [f"- {_column(account)}: {fault}" for account in accounts for fault in _faults(account)]
+    if not told:
+        return "Every run came to its end, and all was as it should be."
+    return "\n".join(["What was not as it should be:", "", *told])
+
+
+def _faults(account: Account) -> Iterator[str]:
+    if account.trouble:
+        yield f"the run on it {account.trouble}"
+    for step in account.steps:
+        tests = account.tests.get(step["name"])
+        failed = tests.failed if tests is not None else {}
+        yield from (f"{step['name']}: {test} failed: {_brief(why)}" for test, why in failed.items())
+        if not step["right"] and not failed:
+            yield f"{step['name']} ended with exit code {step['code']}"
+    for row in _ordered(account):
+        if row["verdict"] == "wrong":
+            yield f"{row['case']}, {row['mode']}: {_brief(row['fault'])}"
 
 
 def features(accounts: Sequence[Account]) -> str:
@@ -173,11 +196,12 @@ def _outcome(step: Mapping[str, Any], tests: Tests) -> str:
 
 
 def _column(account: Account) -> str:
-    return (
-        account.kernel.partition("-")[0].rpartition(".")[0]
-        if account.package
-        else account.kernel.partition("-")[0]
-    )
+    """The kernel's number, without what a distribution counts, and its flavour if it has one."""
+    number, *words = account.kernel.split("-")
+    if not account.package:
+        return number
+    flavour = [word for word in words if word[0].isalpha() and word not in _ARCHITECTURES]
+    return " ".join((number.rpartition(".")[0], *flavour))
 
 
 def _brief(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -145,13 +146,38 @@ def test_generic_mode_redirects_to_any_ethernet_and_silence_is_no_leave_in_nativ
     )
 
 
-def test_nothing_is_redirected_to_what_loses_it_in_generic_mode() -> None:
-    facts = replace(FACTS, interfaces={2: replace(ETH, kind="macsec")})
-    refusal = plan_route(route(NEAR), facts, Means(native=False))
-    assert isinstance(refusal, Refusal)
-    assert refusal.reason == (
-        f"member {NEAR}: eth0 towards it loses what generic mode redirects (a device of the kind macsec may)"
+_MACSEC = replace(ETH, index=9, name="sec0", kind="macsec")
+
+
+@pytest.mark.parametrize(
+    ("devices", "words"),
+    [
+        ((replace(ETH, kind="macsec"),), "eth0 towards it loses"),
+        ((replace(ETH, kind="vlan", link=9), _MACSEC), "eth0 towards it sends by sec0, which loses"),
+        ((replace(ETH, kind="vlan", link=8), replace(ETH, index=8, kind="bond"), replace(_MACSEC, master=8)),
+         "eth0 towards it sends by sec0, which loses"),
+        ((replace(ETH, kind="bridge"), replace(_MACSEC, master=2)),
+         "eth0 towards it sends by sec0, which loses"),
+        # What stands on the device, or on the same one as MACsec does, sends by it all the same.
+        ((ETH, replace(_MACSEC, link=2)), ""),
+        ((replace(ETH, kind="vlan", link=8), replace(ETH, index=8), replace(_MACSEC, link=8)), ""),
+        ((replace(ETH, kind="vrf"), replace(_MACSEC, master=2)), ""),
+    ],
+)  # fmt: skip
+def test_nothing_is_redirected_to_what_loses_it_in_generic_mode(
+    devices: Sequence[Interface], words: str
+) -> None:
+    facts = replace(FACTS, interfaces={each.index: each for each in devices})
+    found = plan_route(route(NEAR), facts, Means(native=False))
+    if not words:
+        assert isinstance(found, Plan)
+        return
+    assert isinstance(found, Refusal)
+    assert found.reason == (
+        f"member {NEAR}: {words} what generic mode redirects (a device of the kind macsec may)"
     )
+    # A driver that takes redirected frames says so by itself.
+    assert isinstance(plan_route(route(NEAR), facts, Means(native=True)), Plan)
 
 
 @pytest.mark.parametrize(

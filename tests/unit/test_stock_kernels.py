@@ -252,6 +252,49 @@ def test_the_documents_tables(folder: Path) -> None:
     assert documents.readme(made, accounts) == made
 
 
+def test_the_page_begins_with_all_that_was_not_as_it_should_be(folder: Path) -> None:
+    account = gathered(folder)
+    wrong = {**ROW, "mode": "off", "verdict": "wrong", "fault": "3 of 200 arrived"}
+    cut = replace(
+        account,
+        kernel="6.12.117+deb12-amd64",
+        tests={},
+        trouble="did not come to demo",
+        rows=(ROW, wrong),
+    )
+    page = documents.page([account, cut])
+    head, _, _ = page.partition("## What is to be had")
+    for fault in (
+        "- 6.1: kernel: tests.kernel.test_a::test_bad failed: assert 1 == 2",
+        "- 6.1: kernel: tests.kernel.test_a::test_set_up failed: no fixture",
+        "- 6.12: the run on it did not come to demo",
+        "- 6.12: kernel ended with exit code 1",
+        "- 6.12: straight, off: 3 of 200 arrived",
+    ):
+        assert fault in head.splitlines()
+    assert len(head.splitlines()) == 12, "and nothing else"
+    right = replace(account, steps=tuple({**step, "right": True} for step in account.steps), tests={})
+    assert "all was as it should be.\n\n## What is to be had" in documents.page([right])
+    for each in documents.kept():
+        assert each.right == ("all was as it should be" in documents.page([each]))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "name"),
+    [
+        ("6.1.0-56-amd64", "6.1"), ("6.1.0-56-cloud-amd64", "6.1 cloud"), ("6.1.0-56-rt-amd64", "6.1 rt"),
+        ("6.12.117+deb12-amd64", "6.12"), ("6.12.117+deb12-cloud-arm64", "6.12 cloud"),
+        ("6.1.0-0.deb11.7-rt-amd64", "6.1 rt"), ("6.8.0-31-lowlatency", "6.8 lowlatency"),
+    ],
+)  # fmt: skip
+def test_a_column_is_named_by_the_kernel_s_number_and_its_flavour(
+    folder: Path, kernel: str, name: str
+) -> None:
+    account = replace(gathered(folder), kernel=kernel)
+    assert table.features([account]).splitlines()[0] == f"|  | {name} |"
+    assert f"### {name}\n" in table.details([account])
+
+
 def test_the_documents_say_what_was_found() -> None:
     accounts = documents.kept()
     assert documents.PAGE.read_text() == documents.page(accounts), "make kernel-table"
