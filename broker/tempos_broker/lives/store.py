@@ -181,7 +181,7 @@ class Store:
         values = [(key, json.dumps(value)) for key, value in self.values().items()]
         try:
             await self._in_thread(lambda: self._write(values, rows))
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             if not self._failing:
                 log.error(  # noqa: TRY400 - its words say it all
                     "the state file %s cannot be written: %s; it is tried again every second, and until "
@@ -315,14 +315,19 @@ def _bring_forward(database: sqlite3.Connection) -> None:
     """Make the tables that are not there yet; raises :class:`_Broken` for a file that is not one of ours."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     tables = dict(database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall())
-    if version not in range(SCHEMA + 1) or (version == 0 and tables):
+    if version not in range(SCHEMA + 1):
         raise _Broken(f"its schema is version {version}, this broker's is {SCHEMA}")
-    if tables != {name: made for since in range(1, version + 1) for name, made in _TABLES[since].items()}:
+    # Earlier brokers made the rest one by one: where one of them was cut off there are some already.
+    there = {name: made for since in range(1, version + 1) for name, made in _TABLES[since].items()}
+    rest = {name: made for since in range(version + 1, SCHEMA + 1) for name, made in _TABLES[since].items()}
+    if not there.items() <= tables.items() <= {**there, **rest}.items():
         raise _Broken(f"its tables are not those of schema {version}")
     if version < SCHEMA:
         with database:
-            for since in range(version + 1, SCHEMA + 1):
-                for statement in _TABLES[since].values():
+            # All or nothing: by itself the module begins no transaction for what makes tables.
+            database.execute("BEGIN IMMEDIATE")
+            for name, statement in rest.items():
+                if name not in tables:
                     database.execute(statement)
             database.execute(f"PRAGMA user_version = {SCHEMA}")
 
