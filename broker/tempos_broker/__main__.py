@@ -123,7 +123,8 @@ def _reach(stack: contextlib.ExitStack, file: Path, config: BrokerConfig) -> Rea
     user = privileges.user_to_be(config.user)
     if user is None:
         return Reach()
-    if config.state.file == "" or config.fastpath.mode != "off":
+    if config.state.file == "" or config.fastpath.mode != "off" or _is_something_left(config.name, None):
+        # With it its lock, and not while a living broker has that: neither are its pins another's.
         belongings.give(config.name, user)
     pins = _give_pins(config, user)
     if pins is not None:

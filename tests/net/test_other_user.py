@@ -14,6 +14,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.life import EVENTS, LIMIT, NAME, OTHER, PLAIN, Life, Members, present
@@ -134,15 +135,28 @@ def test_a_configuration_for_its_owners_eyes_is_reloaded_and_no_other_folder_is_
     life.kill()
 
 
-def test_what_a_living_broker_has_is_not_given_away_and_a_start_that_fails_harms_nobody(life: Life) -> None:
+def pinned(life: Life) -> dict[str, int]:
+    """Whose the pins are, and the folders they lie in."""
+    folder = life.pins.folder
+    return {str(path): path.lstat().st_uid for path in (folder.parent, folder, *folder.iterdir())}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"state": ""}, {"state": "off", "fast": {"mode": "off"}}, {"fast": {"mode": "off"}}],
+    ids=["usual", "neither state nor fast path", "named state and no fast path"],
+)
+def test_what_a_living_broker_has_is_not_given_away_and_a_start_that_fails_harms_nobody(
+    life: Life, other: dict[str, Any]
+) -> None:
     with Members(life) as members:
         life.start(state="")
         member = members.join("events", "a")
         until(lambda: life.ask("/v1/topics/events")["path"] == "fast")
-        first, before = life.process, owners(NAME)
+        first, before, pins = life.process, owners(NAME), pinned(life)
         with pytest.raises(ProgramFailed, match="in use by a broker that runs as another user than 'nobody'"):
-            life.start(state="", user=USER, data_port=9988, control_port=9987, api="127.0.0.1:9986")
-        assert owners(NAME) == before
+            life.start(user=USER, data_port=9988, control_port=9987, api="127.0.0.1:9986", **other)
+        assert (owners(NAME), pinned(life)) == (before, pins)
         life.send(EVENTS)
         first.kill()
         # One that fails after it has become another user.
