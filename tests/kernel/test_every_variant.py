@@ -188,9 +188,7 @@ def test_the_small_programs(xdp: BpfObject, name: str, constants: str) -> None:
     load(name, chosen, {each: xdp.map(each) for each in shared}, OPTIONAL.get(name, ()))
 
 
-@pytest.mark.parametrize(
-    "wanted", [pytest.param(each, marks=() if each == "all" else pytest.mark.full) for each in WISHES]
-)
+@pytest.mark.parametrize("wanted", WISHES)
 @pytest.mark.parametrize("name", TOOLS)
 def test_the_programs_of_a_tool_of_observation(name: str, wanted: str) -> None:
     """With all of its options. What a kernel has not, a tool goes without or has another way for."""

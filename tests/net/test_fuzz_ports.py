@@ -142,7 +142,7 @@ def client(topology: Topology, port: int) -> socket.socket:
     return topology.publisher.call(connect)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_the_data_port_accounts_for_every_mutated_datagram(topology: Topology, broker: Broker) -> None:
     with client(topology, DATA_PORT) as sender:
         status = pour(broker, sender, mutations(PAYLOADS, DATA_DATAGRAMS, 1), 2000, counted_data)
@@ -209,7 +209,7 @@ def test_every_datagram_of_a_wide_id_becomes_what_the_wire_module_says(
     print(f"{WIDE_DATAGRAMS:,} datagrams of wide ids, {fast:,} by the fast path, {len(wanted)} outcomes")
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(900)
 def test_the_control_port_accounts_for_every_mutated_datagram(topology: Topology, broker: Broker) -> None:
     with client(topology, CONTROL_PORT) as sender:
         pour(broker, sender, mutations(REQUESTS, CONTROL_DATAGRAMS, 2), 400, counted_control)

@@ -52,7 +52,8 @@ from tempos_bench.nodes.topology import Topology, build, mac_of
 from tempos_broker.status import FAST_LOSSES
 from tempos_fastpath.network.kernel import veth_skb_at
 
-pytestmark = [pytest.mark.netns, pytest.mark.kernel]
+# Whichever test is first sends the whole table through every mode, be the machine as busy as it may.
+pytestmark = [pytest.mark.netns, pytest.mark.kernel, pytest.mark.timeout(1800)]
 
 SENTINEL = Topic(200, "sentinel", Quality.BQ, 0, Framing.RAW, PathPolicy.SLOW)
 SENTINEL_PORT = 7000

@@ -25,6 +25,7 @@ _TREE = Path(__file__).resolve().parents[2]
 _VARIANTS = "tests/kernel/test_every_variant.py"
 #: Two tests at a time: those of one file one after the other, or any.
 _BY_FILE, _ANY_ORDER = ("-n", "2", "--dist", "loadfile"), ("-n", "2", "--dist", "load")
+_FAST = ("--way", "generic", "--way", "native")
 _CUT = ("tests/kernel/test_program.py", "tests/kernel/test_selector.py")
 
 
@@ -35,12 +36,12 @@ class UnknownStep(Exception):
 def steps(*, short: bool) -> list[Step]:
     """The steps of one form."""
     # What it warns of is what the other steps show.
-    doctor = Step(DOCTOR, ("tempos", "doctor", "--json"), limit=300, codes=(0, 1))
+    doctor = Step(DOCTOR, ("tempos", "doctor", "--json"), limit=600, codes=(0, 1))
     if short:
         return [
             doctor,
             # Beside the doctor, for neither needs more than one processor.
-            Step(DEMO, ("tempos", "demo", "--json", "--way", "native", "--events-only"), 300, beside=True),
+            Step(DEMO, ("tempos", "demo", "--json", *_FAST, "--events-only"), limit=600, beside=True),
             # All at once, for an emulated machine is slow to begin; in any order, on both of its processors.
             _pytest("kernel", "-m", f"not {FULL}", _VARIANTS, *_CUT, limit=1500, at_once=_ANY_ORDER),
         ]
@@ -48,7 +49,7 @@ def steps(*, short: bool) -> list[Step]:
         doctor,
         # One file, and its tests have nothing but a few maps in common.
         _pytest("variants", _VARIANTS, limit=600, at_once=_ANY_ORDER),
-        Step(DEMO, ("tempos", "demo", "--json"), limit=900),
+        Step(DEMO, ("tempos", "demo", "--json"), limit=1800),
         # They have nothing in common, and mostly wait.
         _pytest(NETWORKS, "tests/networks", limit=5400, at_once=("-n", "4", "--dist", "load")),
         # Its first test sends the whole table through every mode: that takes as long as all of it may.

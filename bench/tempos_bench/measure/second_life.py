@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import stat
@@ -25,6 +26,7 @@ from typing import Any
 
 import tempos
 from tempos import API_PORT, CONTROL_PORT, DATA_PORT, Subscriber
+from tempos._places import SYSTEM, quote
 from tempos.wire import encode_event
 from tempos_bench.nodes.disk import SmallDisk
 from tempos_bench.nodes.loop import NodeLoop
@@ -41,6 +43,8 @@ HEARTBEAT, LEASE = 0.25, 1.0
 BEAT = 0.002
 #: Topic by its name: id, class, framing.
 TOPICS = {"events": (1, "SQ", "event"), "logs": (2, "BQ", "event"), "plain": (3, "BQ", "raw")}
+#: A state without a file's name: in the folder of the broker's name.
+USUAL = "usual"
 _PUBLISHER = 9
 _RECEIVE_BUFFER = 4 << 20
 
@@ -49,14 +53,14 @@ _RECEIVE_BUFFER = 4 << 20
 class Life:
     """How a broker is configured: each field is a key of its configuration, or several.
 
-    ``topics``: name to policy. ``state``: a file's name, or off. ``api``: a port.
+    ``topics``: name to policy. ``state``: a file's name, the usual place, or off. ``api``: a port.
     """
 
     topics: Mapping[str, str]
     mode: str = "auto"
     pin: bool = True
     one_interface: bool = False
-    state: str = "state.db"
+    state: str = USUAL
     api: int = API_PORT
     on_stop: str = "keep"
     user: str = ""
@@ -72,8 +76,10 @@ class Life:
     def text(self, name: str, topology: Topology, folder: str) -> str:
         """As the file that a broker reads."""
         interfaces = topology.broker.interfaces[-1:] if self.one_interface else topology.broker.interfaces
-        # A file that is named belongs to whoever had it: nobody gives it to another user.
-        state = self.state if self.state == "off" else f"{folder}/{self.user or 'root'}-{self.state}"
+        # A file that is named belongs to whoever had it: nobody gives it to another user. The usual place, the
+        # folder of the broker's name, is given to whoever comes.
+        named = f"{folder}/{self.user or 'root'}-{self.state}"
+        state = {"off": "off", USUAL: ""}.get(self.state, named)
         tables: list[tuple[str, dict[str, object]]] = [
             ("[broker]", {
                 "name": name, "listen": list(topology.broker.addresses), "api": f"127.0.0.1:{self.api}",
@@ -93,6 +99,11 @@ class Life:
         for head, values in tables:
             lines += [head, *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
         return "\n".join(lines) + "\n"
+
+    def goes_on_as(self, after: Life) -> bool:
+        """Whether the next life has this one's state."""
+        same = after.state == self.state and self.state != "off"
+        return same and (self.state == USUAL or after.user == self.user)
 
     def carries(self, topic: str, end: signal.Signals) -> bool:
         """Whether the kernel may carry this topic from here into the next life, after this end.
@@ -138,7 +149,7 @@ def _edited(rng: random.Random, life: Life) -> Life:
     if what == "interfaces":
         return replace(life, one_interface=not life.one_interface)
     if what == "state":
-        return replace(life, state=rng.choice(("state.db", "other.db", "off")))
+        return replace(life, state=rng.choice((USUAL, "state.db", "other.db", "off")))
     if what == "api":
         return replace(life, api=rng.choice((API_PORT, API_PORT - 1)))
     if what == "stop":
@@ -310,9 +321,10 @@ class World:
         self._source.close()
 
     def clean(self) -> None:
-        """As an operator would: remove what the broker of this name has left in the kernel."""
+        """As an operator would: remove what the broker of this name has left, in the kernel and beside it."""
         command = (PYTHON, "-m", "tempos", "fastpath", "clean", self.name)
         self.topology.broker.start(command).wait(LIMIT)
+        shutil.rmtree(SYSTEM / quote(self.name), ignore_errors=True)
 
     async def _close(self) -> None:
         here = [each for each in self.readers if not each.gone]

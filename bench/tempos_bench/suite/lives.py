@@ -182,8 +182,7 @@ class _Round:
         groups = {(each.group, topic) for each in world.readers if not each.gone for topic in each.topics}
         if not late:
             for group, topic in sorted(groups):
-                same = (after.state, after.user) == (life.state, life.user) and life.state != "off"
-                if topic in carried and topic in after.topics and same:
+                if topic in carried and topic in after.topics and life.goes_on_as(after):
                     self._whole(world, topic, group, before[topic], "lost of what the kernel carried")
         for group, topic in groups:
             got = _of(world, topic, group)
