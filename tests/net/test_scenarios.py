@@ -46,7 +46,8 @@ SMALL = {
     "roaming": ("changes=10", "checkpoint=5"),
     "strangers": ("datagrams=10000",),
     "soak": ("seconds=20", "checkpoint=6", "sample=1", "life=8", "warm=1", "steady=6", "filled=5"),
-    "loop-free": ("rounds=1", "topics=10", "seconds=0.5", "hosts=20", "rest=1", "full=30", "joins=3"),
+    "loop-free": ("rounds=1", "topics=10", "seconds=0.5", "hosts=20", "settle=1", "rest=1", "full=30",
+                  "joins=3"),
     "topics-scale": (
         "topics=[10,300]", "many=300", "kernel=[10,300]", "rounds=1", "seconds=0.5", "rate=500", "joins=2",
         "orders=2", "turns=1", "frames=2000",

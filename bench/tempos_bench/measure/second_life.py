@@ -76,8 +76,8 @@ class Life:
     def text(self, name: str, topology: Topology, folder: str) -> str:
         """As the file that a broker reads."""
         interfaces = topology.broker.interfaces[-1:] if self.one_interface else topology.broker.interfaces
-        # A file that is named belongs to whoever had it: nobody gives it to another user. The usual place, the
-        # folder of the broker's name, is given to whoever comes.
+        # A file that is named belongs to whoever had it: nobody gives it to another user. The folder of the
+        # broker's name, the usual place, is given to whoever comes.
         named = f"{folder}/{self.user or 'root'}-{self.state}"
         state = {"off": "off", USUAL: ""}.get(self.state, named)
         tables: list[tuple[str, dict[str, object]]] = [

@@ -2,9 +2,11 @@
 
 * **State**: strict events on the slow path, steady, while the broker has many topics with many members each;
   state off and on in turn, and on while somebody reads all pages about every topic again and again, each on a
-  broker of its own. Members of the other topics get no events.
+  broker of its own. Members of the other topics get no events. The broker's loop runs under SCHED_FIFO, below
+  those who send and read the clock: what else the machine does is not what is asked.
 * **Hosts**: members on addresses of their own, each with heartbeats, in one group of a topic on the fast
-  path: the processor time of the broker at rest, and of each further join.
+  path: the processor time of the broker at rest, once what the joins left to do has settled, and of each
+  further join.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import http.client
 import ipaddress
 import itertools
 import math
+import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -35,6 +38,8 @@ _HOSTS = Topic(id=2, name="hosts", framing=Framing.EVENT)
 _SQ_PORT, _GROUP = 9001, "hosts"
 #: Members of one group go to so many ports from here on, where nobody listens.
 _FIRST_PORT = 20000
+#: Of the broker's loop; the processes and threads that it starts are ordinary ones.
+_SCHEDULER, _BROKER_PRIORITY = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, 10
 _STATES = ("off", "on", "on, pages read")
 _PAGES = ("/v1/status", "/v1/ledger", "/v1/topics", "/v1/routes")
 #: Seconds between two pages, so that who reads does not keep the processor from who sends.
@@ -45,7 +50,8 @@ _PAGE_EVERY = 0.1
 class Parameters:
     """``topics`` in all, each but the strict one with ``members``; ``rate``: SQ events/s, for ``seconds``.
 
-    ``hosts`` are members while the broker rests, ``rest`` seconds; ``joins`` are measured beside ``full``.
+    ``hosts`` are members while the broker rests, ``rest`` seconds, ``settle`` seconds after the last joined;
+    ``joins`` are measured beside ``full``.
     """
 
     rounds: int
@@ -55,6 +61,7 @@ class Parameters:
     seconds: float
     payload: int
     hosts: int
+    settle: float
     rest: float
     full: int
     joins: int
@@ -83,9 +90,10 @@ def _state(p: Parameters, progress: Run) -> list[Figure]:
                 file = "off" if state == "off" else f"{folder}/{number}.db"
                 with (
                     progress.variant(f"round {number + 1} of {p.rounds}, state {state}"),
-                    load.broker([Subject(_SQ, _SQ_PORT)], mode="off", state=file, beside=beside),
+                    load.broker([Subject(_SQ, _SQ_PORT)], mode="off", state=file, beside=beside) as broker,
                     _reading(topology.broker if state == _STATES[-1] else None) as read,
                 ):
+                    os.sched_setscheduler(broker.pid, _SCHEDULER, os.sched_param(_BROKER_PRIORITY))
                     outcome = load.play([Flow(_SQ, p.rate)], p.seconds)[_SQ.name].outcome
                 p99[state].append(outcome.latency.p99)
                 lost += outcome.lost
@@ -144,8 +152,9 @@ def _hosts(p: Parameters, progress: Run) -> list[Figure]:
                          ready=True, cpu=core, talk=True)  # fmt: skip
         process = Running(b, broker.pid)
         tenants.ask({"join": p.hosts}, 120)
+        # Nothing is done meanwhile: the input is answered after so many seconds of heartbeats.
+        tenants.ask({"rest": p.settle}, p.settle + 30)
         with measured(process, (), ()) as rest:
-            # Nothing is done meanwhile: the input is answered after so many seconds of heartbeats.
             tenants.ask({"rest": p.rest}, p.rest + 30)
         tenants.ask({"join": p.full - p.hosts}, 120)
         with measured(process, (), ()) as joining:
