@@ -73,9 +73,9 @@ class Attachment:
         if self.ifindex not in present:
             return InterfaceStatus(self.interface, "none", _GONE)
         asks = "; the kernel is asked of each new source, whose events take the slow path meanwhile"
-        return InterfaceStatus(
-            self.interface, self.link.mode.value, self.reason + (asks if self.gate.asks else "")
-        )
+        shut = f"; nothing is taken there: {self.gate.shut}" if self.gate.shut else ""
+        more = asks if self.gate.asks else shut
+        return InterfaceStatus(self.interface, self.link.mode.value, self.reason + more)
 
 
 class Programs:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
+from functools import partial
+from itertools import count, islice
 
 import pytest
 from support.features import no_tcx
 from support.inject import Capture
 from support.nodes import configure, ip, udp
-from support.waiting import until
+from support.waiting import LIMIT, until
 
 from tempos import DATA_PORT, Fanout, Framing, Group, Member, Path, Topic
 from tempos_bench.measure.broker import Broker
@@ -22,6 +25,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 A, B_NEAR_A, C = "10.0.1.2", "10.0.1.1", "10.0.2.2"
 PORTS = (5001, 5002)
 ANSWERS = 7777
+_ETH_P_ALL = 0x0003
 
 
 class Bridged:
@@ -103,6 +107,59 @@ def test_a_bridge_hears_of_each_sender_now_and_then(topology: Topology, mode: st
         passed = status.passed["for_bridge"]
         assert 2 <= passed <= 8
         assert status.fast == bridged.sent - passed
+
+
+@pytest.mark.parametrize("mode", ["native", "generic"])
+def test_nothing_is_taken_at_a_port_that_its_bridge_does_not_forward_from(
+    topology: Topology, mode: str
+) -> None:
+    """As spanning tree has it: what comes in there may have come by another port, too."""
+    topic = Topic(7, "news", framing=Framing.RAW)
+    with ExitStack() as stack:
+        bridged = Bridged(stack, topology)
+        member = stack.enter_context(udp(topology.subscriber, (C, PORTS[0])))
+        groups = [Group("g", (Member(C, PORTS[0]),))]
+        passed = stack.enter_context(topology.broker.call(tap))
+        broker = stack.enter_context(Broker(topology.broker, {topic: groups}, mode=mode))
+        broker.wait_path(topic.name, Path.FAST)
+
+        def told(shut: bool) -> bool:
+            interfaces = broker.status()["paths"]["fast"]["interfaces"]
+            (found,) = [each for each in interfaces if each["name"] == "eth0"]
+            assert found["mode"] == mode, "the program stays"
+            why = "; nothing is taken there: br0 does not forward from its port eth0 now"
+            return bool(found["reason"].endswith(why)) == shut
+
+        for state, said in (("1", True), ("3", False), ("1", True), ("3", False)):
+            taken = broker.topic(topic.name).received
+            ip_bridge(bridged, state)
+            until(partial(told, said), "the program was told")
+            for _ in range(5):
+                bridged.publish()
+            if said:
+                dropped = (passed.recv(2000)[-2:] == b"\x07x" for _ in count())
+                assert sum(islice(filter(None, dropped), 5)) == 5, "the bridge got them"
+                continue
+            assert broker.wait_received(topic.name, taken + 5).received == taken + 5
+            assert [member.recv(10) for _ in range(5)] == [b"\x07x"] * 5
+        status = broker.topic(topic.name)
+        assert (status.received, bridged.sent) == (10, 20), "none of those that the bridge has dropped"
+        assert status.fast + status.passed.get("for_bridge", 0) == 10
+        assert status.fast >= 8
+
+
+def tap() -> socket.socket:
+    """What comes up from the driver, whoever takes or drops it then."""
+    raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ALL))
+    raw.bind(("eth0", _ETH_P_ALL))
+    raw.settimeout(LIMIT)
+    return raw
+
+
+def ip_bridge(bridged: Bridged, state: str) -> None:
+    """Set the state of the bridge's port, which spanning tree would: 1 is to listen, 3 to forward."""
+    command = ("bridge", "link", "set", "dev", "eth0", "state", state)
+    bridged.node.call(lambda: subprocess.run(command, check=True))
 
 
 def test_a_port_of_no_bridge_passes_nothing_up(topology: Topology) -> None:

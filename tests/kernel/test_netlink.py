@@ -7,6 +7,7 @@ import errno
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import astuple
+from typing import Any
 
 import pytest
 from pyroute2 import IPRoute
@@ -127,12 +128,17 @@ def test_neighbours_are_those_that_the_kernel_has(node: Node) -> None:
 
 
 def test_interfaces_and_addresses_are_those_that_the_kernel_has(node: Node) -> None:
+    def info(link: Any, name: str) -> Any:
+        return (link.get("linkinfo") or {}).get(name)
+
     def by_pyroute2() -> tuple[list[tuple[object, ...]], list[tuple[object, ...]]]:
         with IPRoute() as netlink:
             links = [
                 (each["index"], each["ifi_type"], each["flags"], each.get("ifname"), each.get("address"),
                  each.get("mtu"), (each.get("linkinfo") or {}).get("kind") or "", each.get("link") or 0,
-                 each.get("link_netnsid") is not None, each.get("master") or 0)
+                 each.get("link_netnsid") is not None, each.get("master") or 0,
+                 (data := info(each, "data")) is not None and bool(data.get("br_vlan_filtering")),
+                 info(each, "slave_kind") == "bridge" and info(each, "slave_data").get("brport_state") != 3)
                 for each in netlink.get_links()
             ]  # fmt: skip
             addresses = [(each.get("local") or each.get("address"), each["index"])
@@ -147,6 +153,7 @@ def test_interfaces_and_addresses_are_those_that_the_kernel_has(node: Node) -> N
     configure(node, add_more)
     links, addresses = node.call(by_pyroute2)
     assert {"veth", "bridge", ""} <= {each[6] for each in links}
+    assert [each[3] for each in links if each[11]] == ["eth5"], "the bridge is down, and so is its port"
     assert in_namespace(node, lambda netlink: list(map(astuple, netlink.links()))) == links
     assert in_namespace(node, lambda netlink: netlink.addresses()) == addresses
 

@@ -94,7 +94,7 @@ def foreign_vlan(ground: Ground) -> Network:
     tagged(spaces, spaces.p, "eth0", 300, PUBLISHER)
     # It knows the broker's MAC from elsewhere; the broker's machine would never answer in that VLAN.
     ground.ip(
-        spaces.p, f"neigh add {NEAR} lladdr {_mac(ground, spaces.b, 'eth0')} dev eth0.300 nud permanent"
+        spaces.p, f"neigh add {NEAR} lladdr {mac_of(ground, spaces.b, 'eth0')} dev eth0.300 nud permanent"
     )
     spaces.member_wired()
     return spaces.network()
@@ -108,15 +108,16 @@ def priority_tag(ground: Ground) -> Network:
     ground.address(spaces.p, "prio", PUBLISHER)
     ground.address(spaces.b, "eth0", NEAR)
     # Answers come untagged, and so not by the VLAN device.
-    ground.ip(spaces.p, f"neigh add {NEAR} lladdr {_mac(ground, spaces.b, 'eth0')} dev prio nud permanent")
+    ground.ip(spaces.p, f"neigh add {NEAR} lladdr {mac_of(ground, spaces.b, 'eth0')} dev prio nud permanent")
     ground.ip(
-        spaces.b, f"neigh add {PUBLISHER} lladdr {_mac(ground, spaces.p, 'eth0')} dev eth0 nud permanent"
+        spaces.b, f"neigh add {PUBLISHER} lladdr {mac_of(ground, spaces.p, 'eth0')} dev eth0 nud permanent"
     )
     spaces.member_wired()
     return spaces.network()
 
 
-def _mac(ground: Ground, space: Namespace, name: str) -> str:
+def mac_of(ground: Ground, space: Namespace, name: str) -> str:
+    """The MAC of an interface."""
     words = ground.run(space, "ip", "-o", "link", "show", "dev", name).split()
     return words[words.index("link/ether") + 1]
 
@@ -177,6 +178,19 @@ def bonded_publisher(mode: str) -> Build:
     return build
 
 
+def reserved_publisher(ground: Ground) -> Network:
+    """The publisher sends everything by both of its links, and the broker's bond takes what comes by one."""
+    spaces = three(ground)
+    for near, far in (("eth0", "eth0"), ("eth1", "eth2")):
+        ground.link(spaces.p, near, spaces.b, far)
+    bond(ground, spaces.p, "broadcast", ("eth0", "eth1"))
+    ground.address(spaces.p, "bond0", PUBLISHER)
+    bond(ground, spaces.b, "active-backup", ("eth0", "eth2"))
+    ground.address(spaces.b, "bond0", NEAR)
+    spaces.member_wired()
+    return spaces.network()
+
+
 def _bridged(ground: Ground, space: Namespace, port: str, address: str) -> None:
     ground.ip(space, "link add br0 type bridge", f"link set {port} master br0", "link set br0 up")
     ground.address(space, "br0", address)
@@ -192,13 +206,26 @@ def bridged_member(ground: Ground) -> Network:
     return spaces.network()
 
 
-def bridged_publisher(ground: Ground) -> Network:
-    """The broker's address towards the publisher is that of a bridge."""
+def _bridged_publisher(ground: Ground) -> Spaces:
     spaces = three(ground)
     ground.link(spaces.p, "eth0", spaces.b, "eth0")
     _bridged(ground, spaces.b, "eth0", NEAR)
     ground.address(spaces.p, "eth0", PUBLISHER)
     spaces.member_wired()
+    return spaces
+
+
+def bridged_publisher(ground: Ground) -> Network:
+    """The broker's address towards the publisher is that of a bridge."""
+    return _bridged_publisher(ground).network()
+
+
+def blocked_publisher(ground: Ground) -> Network:
+    """The bridge does not forward from the publisher's port yet, as while spanning tree looks for loops."""
+    spaces = _bridged_publisher(ground)
+    ground.run(spaces.b, "bridge", "link", "set", "dev", "eth0", "state", "1")
+    mac = mac_of(ground, spaces.b, "br0")
+    ground.ip(spaces.p, f"neigh add {NEAR} lladdr {mac} dev eth0 nud permanent")
     return spaces.network()
 
 

@@ -24,6 +24,7 @@ class Right(enum.Enum):
     """What must come of the events."""
 
     ALL = "every event arrives, and nobody says otherwise"
+    ONCE = "every event arrives, and not as two though it comes by two links"
     TOLD = "what does not arrive is told: by the member and in the ledger, to the same number"
     NONE = "none is taken: they are not for this broker"
     WAITS = "the broker waits for an address, and says what may be the matter"
@@ -168,9 +169,11 @@ def _topic_faults(row: Row, played: Played, right: Right, paths: Sequence[str]) 
         if row.arrived or status.received:
             faults.append(f"{status.received} were received and {row.arrived} arrived, of events for others")
         return faults
-    if right is Right.ALL and row.arrived != EVENTS:
+    if right in (Right.ALL, Right.ONCE) and row.arrived != EVENTS:
         faults.append(f"{row.arrived} of {EVENTS} arrived")
-    if right is Right.ALL and any(heard.stats.missed for heard in played.heard):
+    if right is Right.ONCE and status.received != EVENTS:
+        faults.append(f"{status.received} were received, of {EVENTS} events")
+    if right in (Right.ALL, Right.ONCE) and any(heard.stats.missed for heard in played.heard):
         faults.append("a member says that it missed some")
     path = "fast" if status.fast > _MOSTLY * status.received else "slow"
     if path not in paths:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from networks.devices import bond, tagged
+from networks.devices import bond, mac_of, tagged
 from networks.ground import Ground
 from networks.network import FAR, MEMBER, NEAR, PUBLISHER, Build, Network, Spaces, three
 from tempos_bench.nodes.namespace import Namespace
@@ -94,14 +94,28 @@ def filtered_member(ground: Ground) -> Network:
     return spaces.network()
 
 
-def filtered_publisher(ground: Ground) -> Network:
-    """The same for the publisher: its frames come untagged, and are of a VLAN all the same."""
+def _filtered_publisher(ground: Ground) -> Spaces:
     spaces = three(ground)
     ground.link(spaces.p, "eth0", spaces.b, "eth0")
     _filtering(ground, spaces.b, "eth0")
     tagged(spaces, spaces.b, "br0", 100, NEAR)
     ground.address(spaces.p, "eth0", PUBLISHER)
     spaces.member_wired()
+    return spaces.network()
+
+
+def filtered_publisher(ground: Ground) -> Network:
+    """The same for the publisher: its frames come untagged, and are of a VLAN all the same."""
+    return _filtered_publisher(ground).network()
+
+
+def foreign_filtered(ground: Ground) -> Network:
+    """The publisher is at a port of another VLAN than the broker's, and sends to its right address."""
+    spaces = _filtered_publisher(ground)
+    for words in ("add dev eth0 vid 200 pvid untagged", "del dev eth0 vid 100"):
+        ground.run(spaces.b, "bridge", "vlan", *words.split())
+    mac = mac_of(ground, spaces.b, "br0")
+    ground.ip(spaces.p, f"neigh add {NEAR} lladdr {mac} dev eth0 nud permanent")
     return spaces.network()
 
 

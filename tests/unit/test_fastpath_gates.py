@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tempos._abi import MAX_MACS, MAX_SUSPECTS
+from tempos_fastpath.layout import encode_settings
 from tempos_fastpath.network.facts import Facts, Interface
 from tempos_fastpath.network.gates import Gate, gate_of
 
@@ -52,6 +55,26 @@ def test_a_bond_takes_what_is_for_its_ports_and_a_port_only_its_own() -> None:
     assert gate(3, {2}, *devices).macs == (mac(3),)
     bridged = device(2, "bond", master=9), device(3, master=2), device(9, "bridge")
     assert gate(3, {9}, *bridged).macs == (mac(3), mac(9))
+
+
+def test_a_port_that_takes_no_part_takes_nothing() -> None:
+    bridge, bond = device(2, "bridge"), device(4, "bond", master=2)
+    blocked, reserve, active = (
+        replace(device(3, master=2), shut=True), replace(device(5, master=4), shut=True), device(6, master=4)
+    )  # fmt: skip
+    devices = bridge, bond, blocked, reserve, active
+    assert gate(3, {2}, *devices) == Gate((), shut="if2 does not forward from its port if3 now")
+    assert gate(5, {2}, *devices) == Gate((), shut="if4 keeps its port if5 in reserve now")
+    assert gate(6, {2}, *devices) == Gate((mac(6), mac(2)), OWN, learns=6), "the others are not concerned"
+    assert gate(2, {2}, *devices, reverse_paths={2: 1}).shut == ""
+    # What a bridge does not forward from may be a bond, and then it is all of its ports.
+    outer = bridge, replace(bond, shut=True), blocked, reserve, active
+    assert (
+        gate(6, {2}, *outer).shut == gate(4, {2}, *outer).shut == "if2 does not forward from its port if4 now"
+    )
+    assert gate(3, {3}, replace(blocked, master=9), device(9, "vrf")).shut == "", "a VRF drops nothing"
+    settings = encode_settings(9999, ["10.0.2.1"], gate(3, {2}, *devices), generic=False)
+    assert settings == encode_settings(9999, ["10.0.2.1"], Gate(()), generic=False), "it knows no MAC"
 
 
 def test_what_a_macvlan_stands_on_takes_what_is_for_either() -> None:

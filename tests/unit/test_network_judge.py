@@ -68,6 +68,25 @@ def test_losses_that_every_account_tells_are_right(before: int, behind: int) -> 
     assert row.ledger.startswith("12 lost" if behind else "all delivered")
 
 
+def test_what_comes_by_two_links_is_one_event() -> None:
+    right = played()
+    judge(Row("case", "native"), right, Right.ONCE, FAST)
+    (heard,), (group,) = right.heard, right.status.groups
+    twice = replace(
+        right,
+        heard=(replace(heard, deliveries=2 * EVENTS, drained=Drained(2 * EVENTS, 2 * EVENTS, 0)),),
+        status=replace(
+            right.status, received=2 * EVENTS, fast=2 * EVENTS,
+            groups=(replace(group, tickets=2 * EVENTS, delivered=2 * EVENTS),),
+        ),
+    )  # fmt: skip
+    judge(Row("case", "native"), twice, Right.ALL, FAST)
+    with pytest.raises(AssertionError, match=f"{2 * EVENTS} were received, of {EVENTS} events"):
+        judge(Row("case", "native"), twice, Right.ONCE, FAST)
+    with pytest.raises(AssertionError, match=f"{EVENTS - 1} of {EVENTS} arrived"):
+        judge(Row("case", "native"), silent(right), Right.ONCE, FAST)
+
+
 def test_what_a_queue_on_the_way_out_drops_is_told_by_its_name_and_to_the_event() -> None:
     row = Row("case", "off")
     lost = played(before=0, behind=12)

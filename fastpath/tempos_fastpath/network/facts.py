@@ -41,7 +41,9 @@ class Interface:
     ``kind``: what sort of virtual device, in the kernel's word (veth, vlan, bond, ...); empty for a card.
     ``link``: the index of the interface that it stands on, ``master`` of the one that it is a port of; 0 for
     none. ``strips_tags``: its driver takes VLAN tags off frames (``ethtool -k``: rx-vlan-offload).
-    ``loopback``: no frame comes in by it from elsewhere.
+    ``loopback``: no frame comes in by it from elsewhere. ``separates``: a bridge that keeps VLANs apart
+    (`vlan_filtering`). ``shut``: a port that its bridge does not forward from now, or that its bond keeps in
+    reserve: what comes in by it is dropped.
     """
 
     index: int
@@ -57,6 +59,8 @@ class Interface:
     strips_tags: bool = False
     redirects_why: str = ""
     loopback: bool = False
+    separates: bool = False
+    shut: bool = False
 
 
 @dataclass(frozen=True, slots=True)

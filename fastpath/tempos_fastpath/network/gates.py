@@ -9,6 +9,9 @@ So each program is told when it is loaded, and passes what the stack would not t
 * Suspects: sources that the stack refuses as long as it is not set to take them; it decides.
 * Senders, at a port of a bridge, which learns by what passes where each of them is: it is given an event of
   each now and then, for it hears of no other.
+* Ports that take no part: what a bridge does not forward from (spanning tree), and what a bond keeps in
+  reserve. All that comes in there is dropped, and may have come by another port as well. The program stays
+  where it is, for some cards lose their link when one comes or goes, and is told of no MAC.
 * The way back (`rp_filter`), which only the kernel can tell (sources.py). It is that of the device that has
   the address; where MACs lead to several such, the program serves those of one.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 from tempos._abi import MAX_MACS, MAX_SUSPECTS
 from tempos_fastpath.network.facts import Facts, Interface
@@ -32,17 +36,20 @@ class Gate:
     """Of one interface: the MACs whose frames are taken, and the sources that are the kernel's to judge.
 
     ``asks``: every source is, as what comes in by the interface of this index; 0: none but the suspects.
-    ``learns``: of a port of a bridge its index; else 0.
+    ``learns``: of a port of a bridge its index; else 0. ``shut``: why nothing is taken; empty otherwise.
     """
 
     macs: tuple[str, ...]
     suspects: tuple[str, ...] = ()
     asks: int = 0
     learns: int = 0
+    shut: str = ""
 
 
 def gate_of(interface: Interface, facts: Facts, *, reverse_path: bool = True) -> Gate:
     """``reverse_path``: take only what the way back of its source lets in, where the host looks at that."""
+    if shut := _shut(interface, facts):
+        return Gate((), shut=shut)
     by_device: dict[int, list[str]] = {}
     for mac, device in _taken(interface, facts):
         by_device.setdefault(device.index, []).append(mac)
@@ -59,25 +66,35 @@ def gate_of(interface: Interface, facts: Facts, *, reverse_path: bool = True) ->
         macs[:MAX_MACS],
         () if unclear else facts.suspects,
         asks=chosen if chosen in asking else 0,
-        learns=interface.index if any(each.kind == _BRIDGE for each in _above(interface, facts)) else 0,
+        learns=interface.index if any(each.kind == _BRIDGE for each in above(interface, facts)) else 0,
     )
 
 
 def _taken(interface: Interface, facts: Facts) -> Iterable[tuple[str, Interface]]:
     """Each MAC that the stack takes frames for there, with the device that they then come in by for it."""
-    above = [interface, *_above(interface, facts)]
-    top = above[-1]
+    found = [interface, *above(interface, facts)]
+    top = found[-1]
     device = _carrier(top, facts)
     ports = facts.ports_of(interface.index) if interface.kind in _OF_PORTS else ()
-    for each in (interface, *ports, *(bridge for bridge in above[1:] if bridge.kind == _BRIDGE)):
+    for each in (interface, *ports, *(bridge for bridge in found[1:] if bridge.kind == _BRIDGE)):
         if each.mac is not None:
             yield each.mac, device
     for each in facts.interfaces.values():
-        if each.kind in _OWN_MAC and each.mac is not None and any(each.link == one.index for one in above):
+        if each.kind in _OWN_MAC and each.mac is not None and any(each.link == one.index for one in found):
             yield each.mac, each
 
 
-def _above(interface: Interface, facts: Facts) -> list[Interface]:
+def _shut(interface: Interface, facts: Facts) -> str:
+    """Why all that comes in by an interface is dropped; empty if it is not."""
+    for port, master in pairwise((interface, *above(interface, facts))):
+        if port.shut and master.kind == _BRIDGE:
+            return f"{master.name} does not forward from its port {port.name} now"
+        if port.shut:
+            return f"{master.name} keeps its port {port.name} in reserve now"
+    return ""
+
+
+def above(interface: Interface, facts: Facts) -> list[Interface]:
     """What it is a port of, and what that is a port of."""
     found = [interface]
     while (master := facts.interfaces.get(found[-1].master)) is not None and master.kind in _WITH_PORTS:

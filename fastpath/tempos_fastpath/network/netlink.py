@@ -41,6 +41,11 @@ _NEWRULE, _GETRULE, _RULE_DPORT = 32, 34, 24
 _NEWNETCONF, _GETNETCONF = 80, 82
 _XDP, _XDP_PROG_IDS = 43, (4, 5, 6, 7)
 _MAC, _NAME, _MTU, _ON, _MASTER, _INFO, _ON_ELSEWHERE, _INFO_KIND = 1, 3, 4, 5, 10, 18, 37, 1
+#: Of what a virtual interface is (IFLA_INFO_*), and of what it is a port of; then of a bridge, and the states
+#: of its ports and of a bond's.
+_INFO_DATA, _INFO_PORT_KIND, _INFO_PORT_DATA = 2, 4, 5
+_BRIDGE_VLAN_FILTERING, _BRIDGE_PORT_STATE, _BOND_PORT_STATE = 7, 1, 1
+_FORWARDING, _IN_RESERVE = 3, 1
 _ADDR_ADDRESS, _ADDR_LOCAL = 1, 2
 _NETCONF_IFINDEX, _NETCONF_RP_FILTER, _NETCONF_ALL = 1, 3, -1
 _DST, _SRC, _IIF, _OIF, _GATEWAY, _PREFSRC, _METRICS, _VIA, _ENCAP_TYPE = 1, 2, 3, 4, 5, 7, 8, 18, 21
@@ -104,7 +109,8 @@ class Neighbour:
 class Link:
     """An interface. ``hardware``: ARPHRD_*; ``mac`` None: it has none; ``kind``: of a virtual one.
 
-    ``on``: the index of what it stands on, which another namespace has where ``elsewhere``.
+    ``on``: the index of what it stands on, which another namespace has where ``elsewhere``. ``separates``: a
+    bridge that keeps VLANs apart. ``shut``: what it is a port of takes nothing from it now.
     """
 
     index: int
@@ -117,6 +123,8 @@ class Link:
     on: int
     elsewhere: bool
     master: int
+    separates: bool = False
+    shut: bool = False
 
 
 class Netlink:
@@ -394,7 +402,9 @@ def _address(value: bytes | None) -> str:
 def _link(payload: bytes) -> Link:
     _, hardware, index, flags, _ = _LINK.unpack_from(payload)
     found = attributes(payload, _LINK.size)
-    kind = attributes(found.get(_INFO, b"")).get(_INFO_KIND, b"")
+    info = attributes(found.get(_INFO, b""))
+    kind = _text(info.get(_INFO_KIND, b""))
+    of_bridge = attributes(info.get(_INFO_DATA, b"")) if kind == "bridge" else {}
     mac = found.get(_MAC)
     return Link(
         index=index,
@@ -403,11 +413,21 @@ def _link(payload: bytes) -> Link:
         name=_text(found.get(_NAME, b"")),
         mac=None if mac is None else mac.hex(":"),
         mtu=number(found.get(_MTU)),
-        kind=_text(kind),
+        kind=kind,
         on=number(found.get(_ON)),
         elsewhere=_ON_ELSEWHERE in found,
         master=number(found.get(_MASTER)),
+        separates=bool(number(of_bridge.get(_BRIDGE_VLAN_FILTERING))),
+        shut=_is_shut(_text(info.get(_INFO_PORT_KIND, b"")), info.get(_INFO_PORT_DATA, b"")),
     )
+
+
+def _is_shut(kind: str, data: bytes) -> bool:
+    """Whether a port of that kind does not take part: blocked by a bridge, kept in reserve by a bond."""
+    port = attributes(data)
+    if kind == "bridge" and _BRIDGE_PORT_STATE in port:
+        return number(port[_BRIDGE_PORT_STATE]) != _FORWARDING
+    return kind == "bond" and number(port.get(_BOND_PORT_STATE)) == _IN_RESERVE
 
 
 def _text(value: bytes) -> str:

@@ -164,6 +164,8 @@ def _interface(link: Link, redirects: Mapping[int, bool]) -> Interface:
         master=link.master,
         strips_tags=_strips_tags(link.name),
         loopback=bool(link.flags & _IFF_LOOPBACK),
+        separates=link.separates,
+        shut=link.shut,
     )
 
 

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 
 from tempos import Unavailable, _abi
 from tempos_fastpath.network.facts import VRF, Facts, Interface
+from tempos_fastpath.network.gates import above
 
 #: Devices that carry addresses, and that no frame comes in by.
 SILENT = ("dummy", VRF)
@@ -86,6 +87,11 @@ def unfit(interface: Interface, facts: Facts) -> str:
     if interface.kind in SILENT:
         others = "name in fastpath.interfaces those that what is for its addresses comes in by"
         return f"nothing comes in by a device of the kind {interface.kind}; {others}"
+    if apart := next((each for each in above(interface, facts) if each.separates), None):
+        return (
+            f"{apart.name}, which it is a port of, keeps VLANs apart (vlan_filtering), and alone knows "
+            "which one a frame is of; fastpath.interfaces may name what has the address"
+        )
     return facts.elsewhere(interface)
 
 
