@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from support.brokers import get
 from support.ports import free_ports
-from support.processes import descendants
+from support.processes import descendants, still_alive
 from support.proving import subscribe
 from support.waiting import LIMIT
 
@@ -176,9 +176,16 @@ def test_http_clients_that_read_nothing_hold_nobody_up(machine: Machine, asked: 
         assert machine.stopped(process) < STOP_WITHIN
 
 
-@pytest.mark.parametrize("worker", [False, True], ids=["alone", "SQ worker"])
-def test_what_lies_in_the_sockets_is_served_before_it_stops(machine: Machine, worker: bool) -> None:
-    """Whoever reads which socket, what the kernel has taken is not lost: the next life's ledger shows it."""
+@pytest.mark.parametrize(
+    ("worker", "how"), [(False, signal.SIGTERM), (True, signal.SIGUSR2)], ids=["alone", "SQ worker"]
+)
+def test_what_lies_in_the_sockets_is_served_before_it_stops(
+    machine: Machine, worker: bool, how: signal.Signals
+) -> None:
+    """Whoever reads which socket, what the kernel has taken is not lost: the next life's ledger shows it.
+
+    Whoever is told to stop: a service manager may tell every process of a unit.
+    """
     machine.configure(
         f"[quality]\nworker_sq = {str(worker).lower()}\npriority_sq = 0\n"
         '[[topic]]\nid = 2\nname = "strict"\nclass = "SQ"\n'
@@ -198,7 +205,8 @@ def test_what_lies_in_the_sockets_is_served_before_it_stops(machine: Machine, wo
         for number in range(room):
             for topic in (1, 2):
                 publisher.sendto(encode_event(topic, 1, number, 0, b"x"), ("127.0.0.1", machine.data))
-        process.send_signal(signal.SIGTERM)
+        for pid in stopped:
+            os.kill(pid, how)
         for pid in stopped:
             os.kill(pid, signal.SIGCONT)
         assert process.wait(LIMIT) == 0, machine.log.read_text()
@@ -207,6 +215,25 @@ def test_what_lies_in_the_sockets_is_served_before_it_stops(machine: Machine, wo
         for name in ("t", "strict"):
             account = get(machine.api, f"/v1/ledger/{name}")
             assert (account["received"], account["slow"]) == (room, room), account
+        machine.stopped(process)
+
+
+def test_what_every_process_of_a_unit_is_sent_ends_no_worker(machine: Machine) -> None:
+    """It would take with it what it has read and not sent yet."""
+    machine.configure(
+        '[quality]\nworker_sq = true\npriority_sq = 0\n[[topic]]\nid = 2\nname = "strict"\nclass = "SQ"\n'
+    )
+    with machine.broker() as process, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
+        machine.ready(process)
+        member.bind(("127.0.0.1", 0))
+        machine.join("g", member, topic="strict")
+        (worker,) = descendants(process.pid)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as publisher:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
+                os.kill(worker, number)
+                publisher.sendto(encode_event(2, 1, number, 0, b"x"), ("127.0.0.1", machine.data))
+                member.recv(2000)
+                assert still_alive({worker}, 0), number
         machine.stopped(process)
 
 

@@ -26,7 +26,7 @@ def main() -> int:
     """Serve until told otherwise; 1: the broker was gone already."""
     stream, beside, broker = map(int, sys.argv[1:4])
     level = sys.argv[4]
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     logs.configure(level, who="worker: ")
     privileges.drop()

@@ -5,7 +5,7 @@ NOTES is the page of memory in which a function in Python notes what it does (:m
 The first message is the specification (JSON, :data:`KEYS`); the answer is hello (JSON: ``ok``, ``text``,
 ``scheduling`` as it was really got, ``version``, ``pid``, ``notes``, ``reads``). Where that is no, it says
 why, and the worker ends. Then it serves until the other end closes. A worker never outlives the process that
-started it.
+started it; signals that are sent to all processes of an invoker are the invoker's business.
 
 A way to run functions is a module here with a class, named in :data:`MODES`: it is made with the
 specification (and raises :class:`~tempos_invoker.worker.unfit.Unfit`), ``warm(body)`` calls it once,
@@ -31,7 +31,7 @@ from typing import Any, Protocol, runtime_checkable
 from tempos._output import make_whole
 from tempos.errors import one_line
 from tempos_invoker.modes import INSIDE
-from tempos_invoker.worker import scheduling
+from tempos_invoker.worker import scheduling, undisturbed
 from tempos_invoker.worker.incoming import can_read
 from tempos_invoker.worker.unfit import Unfit
 from tempos_invoker.workers import frames, notes
@@ -83,6 +83,7 @@ def main(arguments: list[str]) -> int:
     """Run a worker until it is not needed any more."""
     parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    undisturbed.leave_to_the_invoker()
     make_whole()
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with socket.socket(fileno=int(arguments[0])) as sock:
