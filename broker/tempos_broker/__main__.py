@@ -17,7 +17,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +45,7 @@ from tempos_broker.tickets import CountedTickets, FileTickets
 from tempos_daemon import logs, loop
 from tempos_daemon.files import read_start
 from tempos_daemon.last_resort import LastResort
-from tempos_daemon.notify import STOPPING, notify
+from tempos_daemon.notify import STOPPING, notify, say
 from tempos_daemon.notify import ready as ready_with
 from tempos_daemon.rereading import Rereading
 from tempos_daemon.signals import Signals
@@ -189,21 +189,32 @@ async def serve(
         broker, where, rereading = ready
         if give_up:
             kept = _real_time(config) and not scheduling.is_allowed(config.quality.priority_sq)
-            left = privileges.finish(fast_path=broker.has_fast_path, worker=kept)
+            with _untold(broker):
+                left = privileges.finish(fast_path=broker.has_fast_path, worker=kept)
             log.info("privileges: %s", left.reason)
         # What there is now stays, thousands of topics it may be: garbage need not be looked for in it while
         # events wait.
         gc.freeze()
         gc.enable()
         words = f"{broker.describe()}; {where}"
-        print(f"ready: {words}", flush=True)
+        say(f"ready: {words}")
         notify(ready_with(words))
         signals.reload_with(rereading.on_signal)
         await signals.wait()
         notify(STOPPING)
         broker.about_to_close(keep=_KEEP[signals.stopped_by])
         if (topics := broker.kept()) is not None:
-            print(_stays(topics, config.name), flush=True)
+            say(_stays(topics, config.name))
+
+
+@contextlib.contextmanager
+def _untold(broker: Broker) -> Iterator[None]:
+    """What fails in here fails before anybody is told that the broker is ready."""
+    try:
+        yield
+    except BaseException:
+        broker.fail_start()
+        raise
 
 
 def _stays(topics: Sequence[str], name: str) -> str:
@@ -265,12 +276,13 @@ async def _start(
         at_the_end("ending what viewers are told", feed.close)
     # Last of all that may fail: it takes over what an earlier broker left.
     await broker.start()
-    if state is not None:
-        state.rest()
-    if server is not None:
-        await server.start()
-    if feed is not None:
-        feed.begin()
+    with _untold(broker):
+        if state is not None:
+            state.rest()
+        if server is not None:
+            await server.start()
+        if feed is not None:
+            feed.begin()
     return broker, where, rereading
 
 

@@ -483,6 +483,10 @@ class Broker:
         """See :meth:`Documents.ledger`."""
         return self.documents.ledger()
 
+    def fail_start(self) -> None:
+        """What had to stand beside it does not: it is closed like one whose start failed half-way."""
+        self._ready = False
+
     def about_to_close(self, *, keep: bool | None = None) -> None:
         """Let go of those who wait for others.
 

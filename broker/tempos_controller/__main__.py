@@ -44,7 +44,7 @@ from tempos_controller.watch.feed import Feed
 from tempos_daemon import logs, loop
 from tempos_daemon.http_server import HttpServer
 from tempos_daemon.last_resort import LastResort
-from tempos_daemon.notify import STOPPING, notify, ready
+from tempos_daemon.notify import STOPPING, notify, ready, say
 from tempos_daemon.rereading import Rereading
 from tempos_daemon.signals import STOP_WITHIN, Signals
 from tempos_daemon.token import read_token
@@ -102,7 +102,7 @@ async def _serve(file: Path, loaded: Loaded, state: str | None, signals: Signals
             return
         lines = await ready_lines(started.engine, started.where)
         lines.append(f"  live page {started.where}/ ({started.token})")
-        print("\n".join(lines), flush=True)
+        say("\n".join(lines))
         notify(ready(lines[0].removeprefix("ready: ")))
         signals.reload_with(started.reload.on_signal)
         await signals.wait()

@@ -1,8 +1,9 @@
-"""Tells the service manager that started this daemon how far it is (systemd's protocol of datagrams)."""
+"""Tells whoever started this daemon how far it is: people, and a service manager (systemd's datagrams)."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -10,6 +11,16 @@ import time
 from tempos.errors import one_line
 
 READY, STOPPING = "READY=1", "STOPPING=1"
+
+log = logging.getLogger("tempos.daemon")
+
+
+def say(words: str) -> None:
+    """Print this. That nobody reads it any more, or a disk is full, is no reason to serve no more."""
+    try:
+        print(words, flush=True)
+    except (OSError, ValueError) as error:
+        log.warning("the standard output takes nothing: %s", one_line(error))
 
 
 def ready(words: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from tempos import ConfigError, TemposError
 from tempos.errors import one_line
-from tempos_daemon.notify import READY, notify, reloading
+from tempos_daemon.notify import READY, notify, reloading, say
 
 log = logging.getLogger("tempos.daemon")
 
@@ -65,6 +65,6 @@ class Rereading:
         except Exception:
             log.exception("not reloaded")
         else:
-            print("\n".join(f"reload: {line}" for line in changes or ["nothing changed"]), flush=True)
+            say("\n".join(f"reload: {line}" for line in changes or ["nothing changed"]))
         finally:
             notify(READY)

@@ -22,7 +22,7 @@ from tempos.errors import one_line
 from tempos_daemon import logs, loop
 from tempos_daemon.http_server import HttpServer, Limits
 from tempos_daemon.last_resort import LastResort
-from tempos_daemon.notify import STOPPING, notify, ready
+from tempos_daemon.notify import STOPPING, notify, ready, say
 from tempos_daemon.rereading import Rereading
 from tempos_daemon.signals import Signals
 from tempos_daemon.token import read_token
@@ -76,7 +76,7 @@ async def serve(settings: Settings, deployment: Deployment, signals: Signals, fi
         gc.freeze()
         doing = f"revision {invoker.deployment.revision!r}" if invoker.deployment else "no deployment yet"
         words = f"invoker {settings.name}; {doing}; {where}"
-        print(f"ready: {words}", flush=True)
+        say(f"ready: {words}")
         notify(ready(words))
         reloader = Rereading(_Reload(invoker, file))
         stack.push_async_callback(reloader.close)

@@ -20,7 +20,7 @@ from tempos import ConfigError, TemposError, Unavailable
 from tempos_daemon import logs, loop
 from tempos_daemon.http_server import HttpServer
 from tempos_daemon.last_resort import LastResort
-from tempos_daemon.notify import STOPPING, notify, ready
+from tempos_daemon.notify import STOPPING, notify, ready, say
 from tempos_daemon.rereading import Rereading
 from tempos_daemon.signals import Signals
 from tempos_trigger import api, settings
@@ -71,7 +71,7 @@ async def _serve(told: Settings, file: str | None, signals: Signals) -> None:
             return
         trigger, where, reload = started
         words = f"{trigger.describe()}; {where}"
-        print(f"ready: {words}", flush=True)
+        say(f"ready: {words}")
         notify(ready(words))
         signals.reload_with(reload)
         await signals.wait()

@@ -238,6 +238,22 @@ def hold(life: Life, kind: int, ip: str, port: int) -> socket.socket:
     return life.topology.broker.call(take)
 
 
+#: What comes last of a start, and fails; with these the broker goes by ``on_stop`` once it is ready.
+LATE = {
+    "the last of the privileges": """
+import tempos, tempos_broker.privileges
+def fail(**_):
+    raise tempos.Unavailable("the kernel refuses")
+tempos_broker.privileges.finish = fail
+""",
+    "serving the API": """
+import tempos_daemon.http_server
+async def fail(_):
+    raise OSError(24, "Too many open files")
+tempos_daemon.http_server.HttpServer.start = fail
+""",
+}
+
 FAULTS: dict[str, tuple[dict[str, Any], tuple[int, str, int] | None]] = {
     "a token file that is not there": ({"api_token_file": "/nowhere/token"}, None),
     "API port": ({}, (socket.SOCK_STREAM, "127.0.0.1", 9996)),
@@ -247,7 +263,15 @@ FAULTS: dict[str, tuple[dict[str, Any], tuple[int, str, int] | None]] = {
     "a user that is not there": ({"user": "nobody-of-that-name"}, None),
     "a state that cannot be had": ({"state": "/proc/state.db"}, None),
     "no sense": ({"data_port": 0}, None),
+    **{name: ({"before": code, "fast": {"on_stop": "withdraw"}}, None) for name, code in LATE.items()},
 }
+
+
+def left(fault: str) -> list[object]:
+    """What stays in the kernel, and whose it is; one that fails late has had it."""
+    return [
+        (each.interfaces, fault in LATE or each.pid) for each in installed() if each.identity.name == NAME
+    ]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -261,7 +285,7 @@ def test_what_survived_forwards_on_whatever_start_fails_and_the_next_one_takes_i
         until(lambda: life.ask("/v1/topics/events")["path"] == "fast")
         life.send(EVENTS)
         life.kill()
-        before = [(each.interfaces, each.pid) for each in installed() if each.identity.name == NAME]
+        before = left(fault)
         with contextlib.ExitStack() as stack:
             if taken is not None:
                 stack.enter_context(hold(life, *taken))
@@ -271,7 +295,7 @@ def test_what_survived_forwards_on_whatever_start_fails_and_the_next_one_takes_i
                 assert "Traceback" not in str(failure.value)
                 life.send(EVENTS)
         until(lambda: member.stats.datagrams == 150, "after a start that failed")
-        assert [(each.interfaces, each.pid) for each in installed() if each.identity.name == NAME] == before
+        assert left(fault) == before
         life.start()
         assert life.topic("events")["epoch"] == 2, "the very route is gone on with"
         life.send(EVENTS)

@@ -13,6 +13,17 @@ from support.waiting import until
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
 
+#: From when on it is ready, what it prints goes nowhere.
+UNHEARD = """
+import os
+import tempos_broker.__main__ as module
+def deafen(state, told=module.notify):
+    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    told(state)
+module.notify = deafen
+"""
+
+
 class Flow:
     """Events of both topics, a few every hundredth of a second, for as long as the context lasts."""
 
@@ -146,3 +157,17 @@ def test_nothing_goes_on_where_nothing_is_pinned_and_a_reload_may_change_it(life
         life.start()
         life.end(signal.SIGINT)
         assert (life.carried(), life.pins.folder.exists()) == ([], False)
+
+
+def test_that_nobody_hears_what_stays_makes_no_stop_a_failed_one(life: Life) -> None:
+    with Members(life) as members:
+        life.start(before=UNHEARD)
+        member = members.join("events", "a")
+        until(lambda: life.ask("/v1/topics/events")["path"] == "fast")
+        life.end(signal.SIGTERM)
+        assert "the standard output takes nothing" in life.said
+        life.send(EVENTS)
+        until(lambda: member.stats.datagrams == 50)
+        life.start()
+        members.leave(member)
+        life.end(signal.SIGINT)

@@ -21,7 +21,7 @@ from support.brokers import get
 from support.ports import free_ports
 from support.processes import descendants, still_alive
 from support.proving import subscribe
-from support.waiting import LIMIT
+from support.waiting import LIMIT, until
 
 from tempos.wire import encode_event
 from tempos_daemon.signals import STOP_WITHIN
@@ -112,6 +112,19 @@ def test_reloads_and_more_signals_while_it_stops_change_nothing(machine: Machine
     with machine.broker() as process:
         machine.ready(process)
         machine.stopped(process, signal.SIGHUP, signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def test_one_that_nobody_reads_serves_all_the_same(machine: Machine) -> None:
+    with machine.broker() as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        until(lambda: "takes nothing" in machine.log.read_text(), machine.log.read_text)
+        assert get(machine.api, "/v1/ready") == {"ready": True}
+        machine.configure(topic="u")
+        process.send_signal(signal.SIGHUP)
+        until(lambda: machine.log.read_text().count("takes nothing") == 2, machine.log.read_text)
+        assert [each["name"] for each in get(machine.api, "/v1/topics")] == ["u"]
+        machine.stopped(process)
 
 
 def test_one_that_is_not_ready_yet_stops_too(machine: Machine) -> None:

@@ -53,6 +53,8 @@ class Life:
         table = {"name": NAME, "listen": list(self.topology.broker.addresses), **broker}
         state = table.pop("state", str(self.folder / "state.db"))
         code = WITHOUT_LIBBPF if table.pop("libbpf", True) is False else RUN
+        # What is done first in its process.
+        code = f"{table.pop('before', '')}\n{code}"
         quality = table.pop("quality", {})
         lease = table.pop("lease", 10.0)
         lines = ["[broker]", *_values(table), "[state]", f"file = {json.dumps(state)}"]
