@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from support.privileges import require
+from support.waiting import until
 
 from networks.ground import Ground
 from networks.network import FAR, MEMBER, NEAR, PUBLISHER, Build, Network, Spaces, three
@@ -223,6 +224,8 @@ def bridged_publisher(ground: Ground) -> Network:
 def blocked_publisher(ground: Ground) -> Network:
     """The bridge does not forward from the publisher's port yet, as while spanning tree looks for loops."""
     spaces = _bridged_publisher(ground)
+    # Once the link is up the bridge begins to forward by itself.
+    until(lambda: " state forwarding " in ground.run(spaces.b, "bridge", "link", "show", "dev", "eth0"))
     ground.run(spaces.b, "bridge", "link", "set", "dev", "eth0", "state", "1")
     mac = mac_of(ground, spaces.b, "br0")
     ground.ip(spaces.p, f"neigh add {NEAR} lladdr {mac} dev eth0 nud permanent")

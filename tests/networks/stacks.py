@@ -101,7 +101,7 @@ def _filtered_publisher(ground: Ground) -> Spaces:
     tagged(spaces, spaces.b, "br0", 100, NEAR)
     ground.address(spaces.p, "eth0", PUBLISHER)
     spaces.member_wired()
-    return spaces.network()
+    return spaces
 
 
 def filtered_publisher(ground: Ground) -> Network:
