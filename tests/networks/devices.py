@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,6 +13,9 @@ from support.waiting import until
 from networks.ground import Ground
 from networks.network import FAR, MEMBER, NEAR, PUBLISHER, Build, Network, Spaces, three
 from tempos_bench.nodes.namespace import Namespace
+
+#: Seconds in which a kernel has told all that came of a link.
+_TOLD = 3.0
 
 
 def gro_off(ground: Ground) -> Network:
@@ -224,9 +228,17 @@ def bridged_publisher(ground: Ground) -> Network:
 def blocked_publisher(ground: Ground) -> Network:
     """The bridge does not forward from the publisher's port yet, as while spanning tree looks for loops."""
     spaces = _bridged_publisher(ground)
-    # Once the link is up the bridge begins to forward by itself.
-    until(lambda: " state forwarding " in ground.run(spaces.b, "bridge", "link", "show", "dev", "eth0"))
-    ground.run(spaces.b, "bridge", "link", "set", "dev", "eth0", "state", "1")
+    since = 0.0
+
+    def stays() -> bool:
+        """A link that comes up, which may be told late and twice, has the bridge forward by itself."""
+        nonlocal since
+        if " state listening " not in ground.run(spaces.b, "bridge", "link", "show", "dev", "eth0"):
+            ground.run(spaces.b, "bridge", "link", "set", "dev", "eth0", "state", "1")
+            since = time.monotonic()
+        return time.monotonic() - since > _TOLD
+
+    until(stays)
     mac = mac_of(ground, spaces.b, "br0")
     ground.ip(spaces.p, f"neigh add {NEAR} lladdr {mac} dev eth0 nud permanent")
     return spaces.network()
