@@ -189,6 +189,11 @@ class Topic:
 NOBODY = "0."
 
 
+def place_name(ip: str, port: int) -> str:
+    """Where a member is, for people; of nobody's place that nobody is there."""
+    return "(nobody)" if ip.startswith(NOBODY) else f"{ip}:{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One subscriber endpoint. ``mac`` is set only where the configuration names it.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from urllib.request import urlopen
 
 import pytest
 from support.life import EVENTS, Life, Members
+from support.nodes import LIMIT
 from support.waiting import until
 
-from tempos import Event, Subscriber
+from tempos import API_PORT, Event, Subscriber
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
@@ -80,6 +82,12 @@ def test_on_every_path(life: Life, way: str, groups: int) -> None:
     assert len(set(again)) == len(again)
 
 
+def metrics(life: Life) -> list[str]:
+    url = f"http://127.0.0.1:{API_PORT}/metrics"
+    page: str = life.topology.broker.call(lambda: urlopen(url, timeout=LIMIT).read().decode())
+    return page.splitlines()
+
+
 def test_a_queue_without_members_waits_over_lives(life: Life) -> None:
     """Its events are in the kernel's memory, and so are the places where nobody is in the state."""
     work = Work()
@@ -91,6 +99,9 @@ def test_a_queue_without_members_waits_over_lives(life: Life) -> None:
         until(lambda: came([only], 100))
         members.kill(only)
         until(lambda: "has no member" in life.ask("/v1/topics/events")["reason"])
+        assert 'tempos_member_ticketed_total{group="work",member="(nobody)",topic="events"} 0.0' in metrics(
+            life
+        )
         life.send(EVENTS, 300)
         # What waits in the sockets of one that is killed is lost there.
         until(lambda: life.topic("events")["received"] == 400)

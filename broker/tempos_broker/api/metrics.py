@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
+from tempos.model import place_name
 from tempos_daemon.metrics import Buckets, Family, Kind, Sample, counter, gauge, sample
 
 #: Topics and members of which there are series of their own.
@@ -216,7 +217,7 @@ def _of_topic(topic: Mapping[str, Any]) -> Iterator[Sample]:
 
 
 def _of_member(topic: str, group: str, member: Mapping[str, Any]) -> Iterator[Sample]:
-    labels = (topic, group, f"{member['ip']}:{member['port']}")
+    labels = (topic, group, place_name(member["ip"], member["port"]))
     yield sample(TICKETED, member["ticketed"], *labels)
     for family, key in ((GOT, "delivered"), (LEASE, "lease_s"), (WAITING, "waiting")):
         if member[key] is not None:

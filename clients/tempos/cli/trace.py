@@ -14,6 +14,7 @@ from tempos.cli.answer import understood
 from tempos.cli.api import Api, add_api
 from tempos.cli.completion import with_topics
 from tempos.errors import RemoteError
+from tempos.model import NOBODY
 
 if TYPE_CHECKING:
     from tempos import Report, Trace
@@ -104,7 +105,7 @@ def _reporting(document: Mapping[str, Any] | None) -> frozenset[str]:
     return frozenset(
         group["name"]
         for group in (document["groups"] if document else ())
-        if any(not each["static"] for each in group["members"])
+        if any(not each["static"] and not each["ip"].startswith(NOBODY) for each in group["members"])
     )
 
 
@@ -182,6 +183,8 @@ def _group(
     statics = {f"{each['ip']}:{each['port']}" for each in found if each["static"]}
     suspects = drew or {f"{each['ip']}:{each['port']}" for each in found}
     why = "static" if suspects and suspects <= statics else "silent"
+    if found and all(each["ip"].startswith(NOBODY) for each in found):
+        drew, why = set(), "waits"
     return {
         "member": next(iter(drew)) if len(drew) == 1 else None,
         "members": len(found) or None,
@@ -247,12 +250,11 @@ def _of_group(group: Mapping[str, Any]) -> Iterator[str]:
     ticket = "" if group["ticket"] is None else f"ticket {group['ticket']}, "
     if group["why"]:
         where = f"it went to {group['member']}" if group["member"] else f"one{of} had it"
-        told = (
-            "static, which cannot answer"
-            if group["why"] == "static"
-            else "no report came: lost, static, or an older client"
-        )
-        yield f"  group {group['name']}: {where}: {told}"
+        told = {
+            "static": f"{where}: static, which cannot answer",
+            "waits": "nobody is there; it waits for the next member",
+        }.get(group["why"], f"{where}: no report came: lost, static, or an older client")
+        yield f"  group {group['name']}: {told}"
         return
     yield (
         f"  group {group['name']}: {ticket}member {group['member']}{of}, epoch {group['epoch']}, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tempos.model import NOBODY
+from tempos.model import place_name
 
 
 def between(at_least: int, at_most: int | None) -> str:
@@ -22,7 +22,7 @@ def counted(number: int, what: str) -> str:
 
 def member_name(member: Mapping[str, Any]) -> str:
     """Where a member is; where a queue waits for one, that it does."""
-    return "(nobody)" if member["ip"].startswith(NOBODY) else f"{member['ip']}:{member['port']}"
+    return place_name(member["ip"], member["port"])
 
 
 def group_name(name: str) -> str:

@@ -142,7 +142,9 @@ function members(group, known) {
   for (const each of group.members) {
     const at = `${each.ip}:${each.port}`;
     const row = body.insertRow();
-    const cells = [each.static ? `${at} (static)` : at, rate((known.rates && known.rates.get(`${group.name} ${at}`)) || 0), each.ticketed, each.delivered, each.dropped, each.waiting];
+    // A work queue that has lost its last member waits for the next one.
+    const name = each.ip.startsWith("0.") ? "(nobody)" : each.static ? `${at} (static)` : at;
+    const cells = [name, rate((known.rates && known.rates.get(`${group.name} ${at}`)) || 0), each.ticketed, each.delivered, each.dropped, each.waiting];
     for (const cell of cells) row.append(el("td", "", typeof cell === "number" ? count.format(cell) : cell ?? "–"));
     const wrong = each.left_out || (each.unheard ? `tells of none of ${count.format(each.unheard)}` : "");
     row.append(el("td", wrong ? "hurt" : "", wrong));
