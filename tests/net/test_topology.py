@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,12 +17,11 @@ from support.waiting import LIMIT
 
 from tempos import Topic
 from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes import leftovers
 from tempos_bench.nodes.node import Node
 from tempos_bench.nodes.topology import SHAPES, build
 
 pytestmark = pytest.mark.netns
-
-PINS = Path("/sys/fs/bpf/tempos")
 
 
 @pytest.fixture(autouse=True)
@@ -107,11 +107,53 @@ def test_nothing_is_left_of_a_runner_that_is_ended(number: signal.Signals) -> No
         assert not inside.inhabited(LIMIT)
 
 
+def test_what_a_runner_that_was_killed_has_pinned_is_removed_by_the_next_one() -> None:
+    require_kernel()
+    program = """
+from tempos import Group, Member, Path, Topic
+from tempos_bench.measure.broker import Broker
+from tempos_bench.nodes.topology import build
+with build("straight") as topology:
+    group = Group("g", (Member(topology.subscriber.address, 9001),))
+    Broker(topology.broker, {Topic(1, "events"): (group,)}, mode="native").wait_path("events", Path.FAST)
+    print("pinned", flush=True)
+    input()
+"""
+    command = (sys.executable, "-c", program)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as runner:
+        assert runner.stdout is not None
+        assert runner.stdout.readline() == "pinned\n"
+        made = descendants(runner.pid)
+        name = f"bench-{runner.pid}"
+        assert name not in leftovers.left(), "its runner lives"
+        # All at once, as where a machine runs out of memory: nobody is there to do anything about another.
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in (runner.pid, *made):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+    assert still_alive(made, LIMIT) == set()
+    assert name in leftovers.left()
+    leftovers.sweep.cache_clear()
+    leftovers.sweep()
+    assert name not in leftovers.left()
+
+
+def test_whose_pins_are_nobodys_business(tmp_path: Path) -> None:
+    """Brokers' of people, whatever they are called, and those of runners that live."""
+    names = ("edge-1", "bench", "my bench-999999999", f"bench-{os.getpid()}", "bench-999999999-x")
+    for name in (*names, "bench-999999999", "lives-999999999-7"):
+        (tmp_path / name).mkdir()
+    assert leftovers.left(tmp_path) == ["bench-999999999", "lives-999999999-7"]
+    assert leftovers.left(tmp_path / "none") == []
+
+
 def test_nothing_stays_pinned_of_a_broker_that_is_killed() -> None:
     require_kernel()
     with build("one-armed") as topology:
         broker = Broker(topology.broker, {Topic(1, "events"): ()}, mode="native")
-        (pinned,) = (folder for folder in PINS.glob("*/*") if folder.parent.name == f"bench-{os.getpid()}")
+        (pinned,) = (
+            folder for folder in leftovers.PINS.glob("*/*") if folder.parent.name == f"bench-{os.getpid()}"
+        )
         os.kill(broker.pid, signal.SIGKILL)
         broker.program.wait(LIMIT)
         assert list(pinned.iterdir())

@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any, TypeVar
 
 from tempos import TemposError
-from tempos_bench.nodes import ask
+from tempos_bench.nodes import ask, leftovers
 from tempos_bench.nodes.namespace import Namespace
 from tempos_bench.nodes.patience import patience
 
@@ -256,6 +256,8 @@ class Node:
         the file that its command names as :data:`TEXT_FILE`. ``clean_up``: the command that removes what it
         leaves if it is killed.
         """
+        if clean_up:
+            leftovers.sweep()
         program = self._begin(self._called(command), command, cpu, talk, text)
         self._programs.append(program)
         if clean_up:
