@@ -29,6 +29,7 @@ if __name__ == "__main__":
     wait_for_configuration()
 
 from tempos import ConfigError, Quality, TemposError, Unavailable
+from tempos._output import make_whole
 from tempos._rows import Rows
 from tempos.errors import one_line
 from tempos_broker import belongings, exposure, privileges, reader, scheduling
@@ -449,6 +450,7 @@ def _bind_api(
 
 def main() -> int:
     """``python -m tempos_broker -c FILE``: the same as ``tempos broker``."""
+    make_whole()
     parser = argparse.ArgumentParser(prog="python -m tempos_broker")
     parser.add_argument("-c", "--config", required=True)
     parser.add_argument("--portable", action="store_true")

@@ -18,6 +18,7 @@ if __name__ == "__main__":
     wait_for_configuration()
 
 from tempos import ConfigError, TemposError
+from tempos._output import make_whole
 from tempos.errors import one_line
 from tempos_daemon import logs, loop
 from tempos_daemon.http_server import HttpServer, Limits
@@ -152,6 +153,7 @@ class _Reload:
 
 def main() -> int:
     """``python -m tempos_invoker [-c FILE]``: the same as ``tempos invoker``."""
+    make_whole()
     parser = argparse.ArgumentParser(prog="python -m tempos_invoker")
     parser.add_argument("-c", "--config")
     parser.add_argument("--check", action="store_true")

@@ -103,7 +103,8 @@ class Programs:
         self._unpinned = unpinned
         self._beside: Beside | None = None
         self._clones: Clones | None = None
-        self._cloning = threading.Lock()
+        #: Held by who changes what is attached: the copies of tc go by the settings of the XDP programs.
+        self._changing = threading.Lock()
         self._kept = _NONE_LEFT
         #: Links of an earlier broker that are to be taken over, and those that nobody wants any more.
         self._due: dict[int, tuple[Interface, XdpLink]] = {}
@@ -138,11 +139,15 @@ class Programs:
         return any(each.link and each.link.mode is XdpMode.NATIVE for each in self.attachments)
 
     @property
+    def generic(self) -> tuple[str, ...]:
+        """The interfaces where it runs in generic mode, in which it makes no copies."""
+        return tuple(e.interface for e in self.attachments if e.link and e.link.mode is XdpMode.GENERIC)
+
+    @property
     def no_broadcast(self) -> str:
         """Why XDP cannot make the copies for several groups; empty if it can."""
-        generic = any(each.link and each.link.mode is XdpMode.GENERIC for each in self.attachments)
         # What comes in where another one is in generic mode is copied by tc, or by the slow path.
-        if generic and not self.native:
+        if self.generic and not self.native:
             return "in generic mode they would share their bytes"
         return "" if self._loader.broadcasts else "this kernel cannot broadcast into a devmap"
 
@@ -235,17 +240,18 @@ class Programs:
 
         Raises Unavailable where it cannot be had.
         """
-        with self._cloning:
+        with self._changing:
             if self._clones is None:
                 self._clones = self._load_clones()
             self._clones.serve(self._cloning_at())
 
     def relisten(self, listen: Sequence[str], facts: Facts) -> None:
         """Take for ours what is for these addresses, and nothing else."""
-        self._loader.relisten(listen)
-        self.attachments = tuple(self._renew_one(each, facts) for each in self.attachments)
-        self._serve_clones("tc takes nothing where it is for former addresses")
-        self._loader.drop_outdated()
+        with self._changing:
+            self._loader.relisten(listen)
+            self.attachments = tuple(self._renew_one(each, facts) for each in self.attachments)
+            self._serve_clones("tc takes nothing where it is for former addresses")
+            self._loader.drop_outdated()
 
     def _renew_one(self, attachment: Attachment, facts: Facts) -> Attachment:
         if attachment.link is None or attachment.ifindex not in facts.interfaces:
@@ -266,6 +272,10 @@ class Programs:
 
         ``wanted``: interfaces that are to have a program by now; those that have one keep it.
         """
+        with self._changing:
+            return self._mend(facts, wanted)
+
+    def _mend(self, facts: Facts, wanted: Collection[Interface]) -> bool:
         news = self._beside.news if self._beside is not None else None
         if self._beside is not None:
             # What is heard of where nobody listens any more stays known, else it would all begin again.

@@ -57,7 +57,7 @@ from tempos_fastpath.survival.pins import LATENCY
 from tempos_fastpath.swaps import Swaps, waits_once
 from tempos_fastpath.tickets import SharedTickets
 from tempos_fastpath.topics import SharedTopics
-from tempos_fastpath.words import Choices
+from tempos_fastpath.words import Choices, with_generic
 
 #: Seconds between two looks at the network without an event, each of which also has the kernel confirm
 #: the neighbours in use: redirected frames do not pass its own stack, so nothing else keeps them fresh.
@@ -271,7 +271,9 @@ class Offload:
         if isinstance(plan, Refusal):
             return PathChoice(Path.SLOW, plan.reason)
         carried = self._programs.attachments
-        return self._choices.of(plan, made_of, carried, self.status, self._facts, self._unseen)
+        no_copies = self._no_clone if plan.way is Way.BROADCAST else ""
+        unseen = with_generic(self._unseen, self._programs.generic, no_copies)
+        return self._choices.of(plan, made_of, carried, self.status, self._facts, unseen)
 
     async def withdraw(self, topic: int) -> None:
         """Take the topic's route out of the kernel; its packets come up to the slow path."""
@@ -564,14 +566,15 @@ class Offload:
 
     async def _put(self, route: Route, facts: Facts, plan: Plan) -> Plan | Refusal:
         """Swap the route in, by another way if this one cannot be had; then no packet uses an older one."""
-        if plan.way is Way.CLONE:
+        if plan.way is Way.CLONE or (plan.way is Way.BROADCAST and self._programs.generic):
             try:
                 await self._in_thread(self._programs.clone)
             except Unavailable as error:
                 self._no_clone = one_line(error)
-                judged = self._judge(route, facts)
-                assert isinstance(judged, Refusal), "there is no third way"
-                return judged
+                if plan.way is Way.CLONE:
+                    judged = self._judge(route, facts)
+                    assert isinstance(judged, Refusal), "there is no third way"
+                    return judged
         claim = self._kernel.take(plan)
         if isinstance(claim, str):
             if plan.way is not Way.BROADCAST:

@@ -38,6 +38,13 @@ class Choices:
         return self._choice
 
 
+def with_generic(
+    unseen: tuple[InterfaceStatus, ...], generic: Iterable[str], no_copies: str
+) -> tuple[InterfaceStatus, ...]:
+    """With those in generic mode where nothing copies for several groups; ``no_copies``: why, if so."""
+    return unseen + tuple(InterfaceStatus(name, "none", no_copies) for name in generic if no_copies)
+
+
 def mode_of(attachments: Iterable[Attachment], facts: Facts) -> str:
     """The mode that events are forwarded in; where interfaces differ, which those are; empty: in none."""
     # By a bridge that nothing is plugged into no event comes in.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from support.features import NO_TCX, no_tcx
 from support.nodes import ip, udp
 from support.privileges import require_kernel, require_netns
 from support.waiting import LIMIT, until
@@ -80,6 +81,35 @@ def test_the_fast_path_takes_what_is_for_our_addresses_of_now() -> None:
                 assert [owner.recv(100) for _ in range(20)] == [b"\x07x"] * 20
             assert counted() == (fast, received)
             assert got.recv(100) == b"\x07x"
+
+
+def test_copies_of_what_comes_in_where_the_program_is_generic_are_made_by_tc() -> None:
+    """Beside an interface in native mode, where they are broadcast by XDP."""
+    require_netns()
+    require_kernel()
+    if no_tcx():
+        pytest.skip(NO_TCX)
+    with build("straight") as topology:
+        node, at = topology.broker, topology.subscriber.address
+        card = node.interfaces[0]
+        # In its driver a veth takes no program while its peer may send frames that need more than a page.
+        for end, name in ((topology.publisher, topology.publisher.interfaces[0]), (node, card)):
+            ip(end, f"link set {name} mtu 9000")
+        groups = [Group(name, (Member(at, port),)) for name, port in (("a", 5001), ("b", 5002))]
+        with (
+            udp(topology.subscriber, (at, 5001)) as first,
+            udp(topology.subscriber, (at, 5002)) as second,
+            udp(topology.publisher) as sender,
+            Broker(node, {TOPIC: groups}, mode="auto", listen=("0.0.0.0",), all_interfaces=True) as broker,
+        ):
+            status = broker.wait_path(TOPIC.name, Path.FAST, LIMIT)
+            assert status.reason.startswith(f"XDP native (generic on {card}), leaves by")
+            assert status.reason.endswith("copies by XDP broadcast")
+            for _ in range(20):
+                sender.sendto(b"\x07x", (node.address, DATA_PORT))
+            assert [each.recv(100) for each in (first, second) for _ in range(20)] == [b"\x07x"] * 40
+            told = broker.wait_received(TOPIC.name, 20)
+            assert (told.received, told.fast, told.slow) == (20, 20, 0)
 
 
 def takes(broker: Broker, send: Callable[[str, int], None], address: str, ours: str) -> bool:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +44,22 @@ def test_a_long_text_arrives_whole_however_often_a_signal_interrupts_it(
             process.send_signal(signal.SIGUSR1)
     assert process.wait() == 0
     assert b"".join(found).decode().splitlines() == [_LINE] * 3 * _LINES
+
+
+_TELLS = """
+import os, socket, subprocess, sys
+from tempos._output import make_whole
+make_whole()
+print("to nobody", flush=True)
+sock = socket.socket()
+child = subprocess.run([sys.executable, "-c", "import os; [os.fstat(number) for number in range(3)]"])
+with open(sys.argv[1], "w") as file:
+    file.write(f"{sock.fileno() > 2} {child.returncode} {[os.isatty(number) for number in range(3)]}")
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_standard_file_that_is_not_there_leads_nowhere(closed: str, tmp_path: Path) -> None:
+    command = ("sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", _TELLS, str(tmp_path / "told"))
+    subprocess.run(command, check=True, capture_output=True)
+    assert (tmp_path / "told").read_text() == "True 0 [False, False, False]"

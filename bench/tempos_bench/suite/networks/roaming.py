@@ -183,8 +183,9 @@ class _Roaming:
         until(lambda: bool(self._topic(topic)["received"] >= wanted), LIMIT)
         after = self._topic(topic)
         slow, fast = after["slow"] - before["slow"], after["fast"] - before["fast"]
+        fastpath = self._ground.ask(self._ground.active, "/v1/status")["paths"]["fast"]
         said.append(f"is said to be fast, and {slow} of {slow + fast} events were not: {after['reason']}, "
-                    f"passed {after['passed']}")  # fmt: skip
+                    f"passed {before['passed']}, {after['passed']}; {fastpath['reason']}")  # fmt: skip
         return bool(slow <= fast or after["path"] != "fast")
 
     # --- changes ----------------------------------------------------------------------------
