@@ -10,6 +10,7 @@ from __future__ import annotations
 import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 from tempos import FastPathStatus, GroupOptions, Reason
@@ -342,6 +343,10 @@ def _sums(group: GroupRow) -> dict[str, Any]:
     }
 
 
+def _when(unix: float) -> str | None:
+    return datetime.fromtimestamp(unix, timezone.utc).isoformat(timespec="seconds") if unix else None
+
+
 def _endpoint(holder: Holder) -> dict[str, Any]:
     return {"ip": holder.ip, "port": holder.port, "static": holder.client is None}
 
@@ -389,6 +394,7 @@ def _group(
 
     return {
         **_sums(group),
+        "lost_at": _when(group.lost_at),
         "members": listed(
             {
                 **_endpoint(row.holder),

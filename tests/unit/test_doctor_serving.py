@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import threading
+import time
+from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -12,9 +14,13 @@ import pytest
 
 from tempos.cli.main import main, parser_of
 from tempos.doctor import Asked, Severity, Tried, judge
-from tempos.doctor.serving import MANY, SERVING, few, gather, look
+from tempos.doctor.serving import MANY, PAST, SERVING, few, gather, look
 
 TOKEN = "a-token-that-nobody-sees"
+
+
+def ago(seconds: float) -> str:
+    return datetime.fromtimestamp(time.time() - seconds, timezone.utc).isoformat()
 
 
 def member(port: int, **said: Any) -> dict[str, Any]:
@@ -32,7 +38,7 @@ def member(port: int, **said: Any) -> dict[str, Any]:
 def status(**wrong: Any) -> dict[str, Any]:
     group = {
         "name": "w x", "tickets": 1000, "lost": 0, "dropped": 0, "members": [member(1), member(2)],
-        "pending": 0, "lapsed": 0, "orphaned": 0,
+        "pending": 0, "lapsed": 0, "orphaned": 0, "lost_at": None,
     }  # fmt: skip
     topic = {
         "name": "news", "balanced": True, "problems": [], "policy": "auto", "path": "slow", "reason": "off",
@@ -73,6 +79,10 @@ SLOW = {"ip": "10.0.2.2", "port": 1, "reason": "drops", "groups": [{"topic": "ne
         ({"slow_consumers": [SLOW]}, "TD406"),
         ({"lost": 1}, None),
         ({"lost": 1, "dropped": 1}, "TD407"),
+        ({"name": "~", "lost": 9, "members": []}, "TD407"),
+        ({"name": "~", "lost": 9, "members": [], "lost_at": ago(PAST - 60)}, "TD407"),
+        ({"name": "~", "lost": 9, "members": [], "lost_at": ago(PAST + 1)}, "TD420"),
+        ({"lost": 9, "members": [], "pending": 3, "lost_at": ago(PAST + 1)}, ["TD407", "TD418"]),
         ({"members": [member(1, delivered=449), member(2)]}, "TD408"),
         ({"members": [member(1, delivered=451), member(2)]}, None),
         ({"members": [member(1, delivered=0, ticketed=99), member(2)]}, None),
@@ -86,10 +96,10 @@ SLOW = {"ip": "10.0.2.2", "port": 1, "reason": "drops", "groups": [{"topic": "ne
     ],
 )  # fmt: skip
 def test_each_thing_that_is_wrong_is_told_once_with_a_command(
-    wrong: dict[str, Any], code: str | None
+    wrong: dict[str, Any], code: str | list[str] | None
 ) -> None:
     found = list(judge(SERVING.checks, list(look(status(**wrong))), Asked()))
-    assert [each.code for each in found] == ([code] if code else [])
+    assert [each.code for each in found] == (code if isinstance(code, list) else [code] if code else [])
     for each in found:
         assert each.severity in (Severity.NOTE, Severity.WARNING, Severity.FAULT)
         assert each.cause
@@ -99,6 +109,13 @@ def test_each_thing_that_is_wrong_is_told_once_with_a_command(
             assert parser_of(words[1]).parse_args(words[1:])
         else:
             assert words[0] in ("tempos", "ping", "iptables", "sysctl")
+
+
+def test_a_past_loss_says_since_when_it_is_over() -> None:
+    (found,) = look(status(name="~", lost=9, members=[], lost_at="2026-01-02T03:04:05+00:00"))
+    local = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc).astimezone()
+    assert found.subject == "news (former groups)"
+    assert found.cause == f"9 lost and 0 dropped, of 1,000; over since {local:%Y-%m-%d %H:%M:%S}"
 
 
 class Answers(BaseHTTPRequestHandler):

@@ -161,6 +161,31 @@ def test_what_a_member_that_left_never_reported_is_lost_and_stays_in_the_account
     assert (group.tickets, group.delivered, group.lost) == (5, 3, 2)
 
 
+def test_since_when_a_group_loses_nothing_that_nobody_is_in_any_more_is_known_in_the_next_life_too() -> None:
+    ledger = Ledger()
+    ledger.wall = lambda: 1000.0
+    ledger.opened(1, 1, [("g", [A]), ("h", [B])], 0)
+    ledger.opened(1, 2, [("h", [B])], 1)
+    ledger.closed(1, 1, [5, 5])
+    ledger.report(1, "h", B, 1, 5)
+    assert [row.lost_at for row in look(ledger, [0], 5).groups] == [0, 0], "A may still tell"
+    ledger.settle(1)
+    assert {row.name: row.lost_at for row in look(ledger, [0], 5).groups} == {"h": 0, "~": 1000}
+    ledger.wall = lambda: 2000.0
+    ledger.opened(1, 3, [], 2)
+    ledger.closed(1, 2, [0])
+    ledger.settle(2)
+    assert [(row.lost, row.lost_at) for row in look(ledger, [], 5).groups] == [(5, 1000)], "h lost nothing"
+    exported = ledger.export(1)
+    for told, lost_at in ((True, 1000), (False, 3000)):
+        again = Ledger()
+        again.wall = lambda: 3000.0
+        if not told:
+            del exported["groups"][0]["lost_at"]
+        again.restore(1, exported, 0)
+        assert [row.lost_at for row in look(again, [], 5).groups] == [lost_at]
+
+
 def test_a_raw_topic_is_accounted_by_totals_over_epochs_leaving_and_returning() -> None:
     ledger = Ledger(unstamped=[1])
     ledger.opened(1, 1, [("g", [A, B])], 0)

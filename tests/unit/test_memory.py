@@ -93,6 +93,12 @@ def test_of_a_topic_without_events_only_who_is_in_it_is_written() -> None:
     }
 
 
+@pytest.mark.parametrize("wrong", [-1.0, 1e300, float("nan"), "now"])
+def test_when_something_was_lost_is_a_time(wrong: object) -> None:
+    with pytest.raises(UNREADABLE):
+        read(replaced(DOCUMENT, ("ledger", "groups", 0, "lost_at"), wrong))
+
+
 def test_members_of_before_they_had_sources_are_members() -> None:
     old = replaced(DOCUMENT, ("members",), [["g", "10.0.2.2", 5002, 7, 3.5]])
     assert read(old).members == (Kept("g", "10.0.2.2", 5002, 7, 3.5, None),)

@@ -214,6 +214,8 @@ class GroupAccount:
     gone_delivered: int = 0
     gone_dropped: int = 0
     gone_lost: int = 0
+    #: When the last of them was forgotten of whom anything is lost or dropped, Unix seconds; 0: none was.
+    lost_at: float = 0.0
     gone_unknown: int = 0
     gone_repaired: int = 0
     gone_given_up: int = 0
@@ -272,7 +274,8 @@ class GroupRow:
     """``tickets = delivered + dropped + unconfirmed + lost + unknown + filtered + sampled``.
 
     ``repaired``: of what arrived, what members had to ask for; ``given_up``: of what is unconfirmed or lost,
-    what they ask for no more.
+    what they ask for no more. ``lost_at``: of a group that nobody is in, nor awaited
+    in, see :class:`GroupAccount`.
     ``unsent``: copies that a path knows it could not send, in what was not delivered; to which members they
     would have gone is not known.
     """
@@ -291,6 +294,7 @@ class GroupRow:
     orphans: Orphans = NO_ORPHANS
     filtered: int = 0
     sampled: int = 0
+    lost_at: float = 0.0
 
 
 def holder_of(stored: Sequence[Any]) -> Holder:
@@ -356,7 +360,8 @@ def group_row(
     failed = group.unsent + unsent
     row = GroupRow(name, tickets, delivered, dropped, unconfirmed, lost, unknown, failed, tuple(members),
                    repaired, given_up, filtered=group.filtered + sum(each.filtered for *_, each in current),
-                   sampled=group.sampled + sum(each.sampled for *_, each in current))  # fmt: skip
+                   sampled=group.sampled + sum(each.sampled for *_, each in current),
+                   lost_at=0.0 if members else group.lost_at)  # fmt: skip
     return row, excess
 
 

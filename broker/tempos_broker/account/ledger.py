@@ -24,6 +24,7 @@ accounts compare totals instead of epochs.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -99,6 +100,8 @@ class Ledger:
         self._positions = Positions()
         #: Tells what members of a topic left behind, by group.
         self.orphans: Callable[[int], Mapping[str, Orphans]] = lambda topic: {}
+        #: Unix seconds, for people only: nothing is counted by it.
+        self.wall: Callable[[], float] = time.time
 
     def begin(self, topic: int, name: str, *, stamped: bool) -> None:
         """A topic that is new here; whether its datagrams carry epochs."""
@@ -417,6 +420,7 @@ class Ledger:
                 before,
                 before if confirmed is None else confirmed,
                 lambda name, topic=topic: self.publishers.end(topic, name),  # type: ignore[misc]
+                self.wall(),
             ):
                 self.changed.add(topic)
             self._note_left(topic, state)
@@ -520,6 +524,7 @@ class Ledger:
                     "unsent": group.unsent,
                     "sums": [group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown],
                     "dropped": group.gone_dropped,
+                    "lost_at": group.lost_at,
                     "less": [group.filtered, group.sampled],
                     "repairs": [group.gone_repaired, group.gone_given_up],
                     "settled": [[list(holder), *told] for holder, told in group.settled.items()],
@@ -559,6 +564,9 @@ class Ledger:
             group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown = map(int, entry["sums"])
             group.unsent = int(entry.get("unsent", 0))
             group.gone_dropped = int(entry.get("dropped", 0))
+            # An earlier broker did not tell when: what is not known to be long ago may have been just now.
+            known = self.wall() if group.gone_lost or group.gone_dropped else 0.0
+            group.lost_at = entry.get("lost_at", known)
             group.filtered, group.sampled = map(int, entry.get("less", (0, 0)))
             group.gone_repaired, group.gone_given_up = map(int, entry.get("repairs", (0, 0)))
             for holder, count, *more in entry["settled"]:

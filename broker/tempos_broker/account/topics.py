@@ -67,11 +67,11 @@ class TopicAccount:
                 self.groups[place[0]].accounts[place[1]].left_at = self.left[place] = now
         self.here = present
 
-    def settle(self, before: float, confirmed: float, ending: Callable[[str], None]) -> bool:
+    def settle(self, before: float, confirmed: float, ending: Callable[[str], None], wall: float) -> bool:
         """Settle the accounts of those that left by ``before``; whether there were any.
 
         Where there are many, also of those that left by ``confirmed`` and have confirmed everything.
-        ``ending`` is told the name of each group that is about to be forgotten.
+        ``ending`` is told the name of each group that is about to be forgotten. ``wall``: Unix seconds.
         """
         settled: list[Place] = []
         held: set[Holder] | None = None
@@ -86,7 +86,7 @@ class TopicAccount:
             settled.append(place)
         for place in settled:
             del self.left[place]
-            self._settle_one(self.groups[place[0]], place[1])
+            self._settle_one(self.groups[place[0]], place[1], wall)
         self.retire(dict.fromkeys(name for name, _ in settled), ending)
         return bool(settled)
 
@@ -99,7 +99,7 @@ class TopicAccount:
                 told[name] = {**group.settled, **here}
         return told
 
-    def _settle_one(self, group: GroupAccount, holder: Holder) -> None:
+    def _settle_one(self, group: GroupAccount, holder: Holder, wall: float) -> None:
         account = group.accounts.pop(holder)
         if holder.client is None:
             group.gone_unknown += account.ticketed
@@ -109,6 +109,8 @@ class TopicAccount:
         group.gone_delivered += arrived - unused
         group.gone_dropped += unused
         group.gone_lost += account.outstanding
+        if unused or account.outstanding:
+            group.lost_at = wall
         group.gone_repaired += account.repaired
         group.gone_given_up += min(account.abandons, account.outstanding)
         if not account.stamped or any(account.totals):
@@ -146,6 +148,7 @@ class TopicAccount:
         total.gone_delivered += group.gone_delivered
         total.gone_dropped += group.gone_dropped
         total.gone_lost += group.gone_lost
+        total.lost_at = max(total.lost_at, group.lost_at)
         total.gone_unknown += group.gone_unknown
         total.gone_repaired += group.gone_repaired
         total.gone_given_up += group.gone_given_up

@@ -71,6 +71,11 @@ class GroupAccount(BaseModel):
 class GroupOut(GroupAccount):
     """A group with its present members."""
 
+    lost_at: str | None = Field(
+        default=None,
+        description="since when it loses nothing, as nobody is in it or awaited any more, UTC; "
+        "null: somebody is, or nothing was lost",
+    )
     members: list[MemberOut]
 
 

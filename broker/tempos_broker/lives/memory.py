@@ -38,6 +38,8 @@ UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticErro
 PROMISED = "promised"
 #: Epochs that may be open: the one in force, and one that a swap under way was about to close.
 OPEN = 2
+#: Unix seconds: what is beyond is no time (the year 9000).
+LATEST = 221_845_392_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +237,8 @@ def _accounts_in(stored: Any) -> dict[str, set[Holder]]:
     for group in listed(stored["groups"]):
         whole(group.get("unsent", 0))
         whole(group.get("dropped", 0))
+        if not 0 <= seconds(group.get("lost_at", 0.0)) <= LATEST:
+            raise ValueError(f"{group['lost_at']!r} is no time")
         sums(group.get("repairs", [0, 0]), 2)
         sums(group.get("less", [0, 0]), 2)
         sums(group["sums"], 4)

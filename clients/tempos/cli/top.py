@@ -86,6 +86,7 @@ def measured(
 ) -> dict[str, Any]:
     """Two statuses, so many seconds apart, as rates; ``sort``: rate, lag (events that wait) or loss."""
     from tempos.doctor import Asked, judge
+    from tempos.doctor.findings import BAD
     from tempos.doctor.serving import SERVING, few, look
 
     known = {each["id"]: each for each in before["topics"]}
@@ -94,6 +95,7 @@ def measured(
     key = {"rate": "in_per_s", "lag": "waiting", "loss": "lost"}[sort]
     topics.sort(key=lambda each: (-each[key], each["name"]))
     wrong = [each for each in judge(SERVING.checks, few(look(now))[0], Asked()) if not each.had]
+    wrong.sort(key=lambda each: each.severity not in BAD)
     return {
         "broker": now["broker"]["name"],
         "seconds": round(seconds, 3),
@@ -131,11 +133,14 @@ def _topic(before: Mapping[str, Any] | None, now: Mapping[str, Any], seconds: fl
 
 def render(shown: Mapping[str, Any]) -> Iterator[str]:
     """Lines for a screen of 80 columns."""
-    first = next(iter(shown["wrong"]), None)
+    wrong = [each for each in shown["wrong"] if each["severity"] != "note"]
+    first = next(iter(wrong), None)
     if first is None:
-        yield f"{shown['broker']}: nothing is wrong"
+        notes = [f"{each['code']} {each['name']}" for each in shown["wrong"]]
+        noted = f" (noted: {', '.join(dict.fromkeys(notes))})" if notes else ""
+        yield one_line(f"{shown['broker']}: nothing is wrong{noted}")
     else:
-        more = f" (and {len(shown['wrong']) - 1} more)" if len(shown["wrong"]) > 1 else ""
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         yield one_line(f"{first['code']} {first['name']}{more}: {first['subject']}: {first['cause']}")
         yield one_line(f"what to do: {first['fix']}" if first["fix"] else "")
     yield ""

@@ -7,12 +7,15 @@ said that there is a broker, and none answers at the usual address, there is not
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from tempos._api import DEFAULT
 from tempos.cli.api import Api
+from tempos.cli.words import group_name
 from tempos.doctor.findings import Area, Asked, Check, Severity, Tried
 from tempos.errors import LocalError, RemoteError, one_line
 from tempos.model import NOBODY
@@ -23,6 +26,8 @@ LOST = 0.001
 COMPARED, UNEVEN = 100, 0.9
 #: What a topic refuses because of how it is configured; the rest nobody subscribed to, or is no event.
 BY_RULE = ("over_rate", "foreign_source")
+#: Seconds after which a loss is past, if nobody is in the group any more: nothing can be done about it then.
+PAST = 3600.0
 #: Of one kind of fault so many are told, and how many more there are.
 MANY = 20
 #: Seconds.
@@ -127,11 +132,12 @@ def of_topic(topic: Document) -> Iterator[Tried]:
 
 
 def _group(topic: str, group: Document, ledger: str) -> Iterator[Tried]:
-    subject = f"{topic} {group['name']}"
+    subject = f"{topic} {group_name(group['name'])}"
     gone = group["lost"] + group["dropped"]
     if gone > LOST * group["tickets"]:
         cause = f"{group['lost']:,} lost and {group['dropped']:,} dropped, of {group['tickets']:,}"
-        yield Tried("TD407", False, cause, subject, fix=ledger)
+        over = _over(group)
+        yield Tried("TD420" if over else "TD407", False, cause + over, subject, fix=ledger)
     waiting, members = group.get("pending", 0), group["members"]
     nobody = all(member["ip"].startswith(NOBODY) for member in members)
     if nobody and (waiting or members):
@@ -160,6 +166,16 @@ def _group(topic: str, group: Document, ledger: str) -> Iterator[Tried]:
         yield Tried(
             "TD408", False, f"{cause}; the best {max(shares)[0]:.0%} of what it was given", subject, fix=fix
         )
+
+
+def _over(group: Document) -> str:
+    """Where what a group lost is past: since when, in words."""
+    if group.get("pending", 0) or not (last := group.get("lost_at")):
+        return ""
+    at = datetime.fromisoformat(last)
+    if time.time() - at.timestamp() < PAST:
+        return ""
+    return f"; over since {at.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _out(topic: str, group: str, where: str) -> str:
@@ -214,6 +230,7 @@ SERVING = Area(
         Check("TD417", "journal", _WARN, means="its events are not kept, as they were to be"),
         Check("TD418", "queue without members", _WARN, means="they wait for the next member of the group"),
         Check("TD419", "lapsed", _WARN, means="nobody processes those: give its journal more room"),
+        Check("TD420", "past losses", _NOTE, means="nobody is in the group any more; the ledger keeps count"),
         Check("TD415", "refused events", _NOTE, means="those events go to nobody"),
     ),
     lambda asked: tuple(gather(asked)),

@@ -119,7 +119,8 @@ function detail(row, topic, known) {
   const scrolled = new Map([...row.querySelectorAll(".members")].map((each) => [each.dataset.group, each.scrollTop]));
   for (const group of topic.groups) {
     const box = groups.appendChild(el("div", "group"));
-    box.append(el("h3", "", `${group.name}: ${many(group.members, "member")}, ${rate(topic.outs.get(group.name) || 0)}/s – ${count.format(group.tickets)} ticketed, `
+    const who = group.name === "~" ? "former groups" : `${group.name}: ${many(group.members, "member")}, ${rate(topic.outs.get(group.name) || 0)}/s`;
+    box.append(el("h3", "", `${who} – ${count.format(group.tickets)} ticketed, `
       + `${count.format(group.delivered)} delivered, ${count.format(group.lost)} lost, ${count.format(group.dropped)} dropped`
       + (group.unknown ? `, ${count.format(group.unknown)} to members that do not report` : "")));
     const told = known.document && known.document.groups.find((each) => each.name === group.name);
