@@ -14,7 +14,7 @@ from tempos import PathPolicy
 from tempos.doctor import Tried
 from tempos.doctor.serving import SERVING
 from tempos_broker.api import feed as feeding
-from tempos_broker.api.feed import STATES, Feed
+from tempos_broker.api.feed import STATES, UNSTEADY, Feed
 from tempos_daemon.slices import Slices
 from tempos_daemon.verdict import Verdict
 
@@ -100,3 +100,41 @@ def test_what_is_wrong_is_known_since_when() -> None:
     assert [how for how, _ in verdict.judge(lost(3), 500.0)] == ["goes on"]
     assert [how for how, _ in verdict.judge([], 510.0)] == ["over"]
     assert verdict.document(510.0) == []
+
+
+def test_what_an_account_that_goes_on_has_counted_already_is_not_going_on_now() -> None:
+    def tried(code: str, count: int) -> list[Tried]:
+        return [Tried(code, False, f"{count} lost", "press")]
+
+    verdict = Verdict(SERVING.checks, STATES, UNSTEADY, goes_on=True)
+    found = verdict.judge([*tried("TD407", 5), *tried("TD404", 1)], 100.0)
+    assert [(how, each["code"]) for how, each in found] == [("before", "TD407"), ("began", "TD404")]
+    told = {each["code"]: (each["since"], each["now"], each["before"]) for each in verdict.document(100.5)}
+    assert told == {"TD404": (100.0, True, False), "TD407": (100.0, False, True)}
+    assert [(how, each["code"]) for how, each in verdict.judge(tried("TD407", 6), 110.0)] == [
+        ("over", "TD404"),
+        ("goes on", "TD407"),
+    ]
+    assert [each["now"] for each in verdict.document(111.0)] == [True]
+
+
+def test_of_what_goes_on_the_worst_and_then_the_latest_is_first_and_stays_there() -> None:
+    verdict = Verdict(SERVING.checks, STATES)
+    codes = ["TD415", "TD409", "TD407", "TD402"]
+    for number in range(8):
+        tried = [
+            Tried(code, False, f"{max(number, at)} lost", code)
+            for at, code in enumerate(codes)
+            if at <= number
+        ]
+        verdict.judge(tried, 100.0 + number)
+    assert [each["code"] for each in verdict.document(108.0)] == ["TD402", "TD407", "TD409", "TD415"]
+
+
+def test_a_least_figure_that_is_taken_back_and_comes_again_is_one_finding() -> None:
+    verdict = Verdict(SERVING.checks, STATES, UNSTEADY)
+    found = [Tried("TD414", False, "at least 4", "press")]
+    told = [verdict.judge([] if at % 3 else found, 100.0 + at) for at in range(10)]
+    assert [how for step in told for how, _ in step] == ["began"]
+    assert [how for how, _ in verdict.judge([], 169.5)] == ["over"]
+    assert not verdict.document(170.0)

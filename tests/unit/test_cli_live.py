@@ -37,6 +37,7 @@ def finding(**more: Any) -> dict[str, Any]:
     return {
         "code": "TD407", "name": "losses", "subject": "press", "cause": "7 lost",
         "means": "the network loses", "fix": "tempos ledger press", "severity": "warning", "now": True,
+        "before": False,
         "since": 50.0, "changed": 60.0, **more,
     }  # fmt: skip
 

@@ -92,6 +92,8 @@ SLOW = {"ip": "10.0.2.2", "port": 1, "reason": "drops", "groups": [{"topic": "ne
         ({"drops": {"eth1": {"ENXIO": 4}}}, "TD412"),
         ({"worker": "waiting"}, "TD413"),
         ({"lost_before": {"at_least": 4, "sent": 9}}, "TD414"),
+        ({"lost_before": {"at_least": 4, "sent": 9}, "refused": {"over_rate": 4}}, "TD409"),
+        ({"lost_before": {"at_least": 4, "sent": 9}, "refused": {"over_rate": 3}}, ["TD409", "TD414"]),
         ({"refused": {"no_member": 3}}, "TD415"),
     ],
 )  # fmt: skip
@@ -114,7 +116,7 @@ def test_each_thing_that_is_wrong_is_told_once_with_a_command(
 def test_a_past_loss_says_since_when_it_is_over() -> None:
     (found,) = look(status(name="~", lost=9, members=[], lost_at="2026-01-02T03:04:05+00:00"))
     local = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc).astimezone()
-    assert found.subject == "news (former groups)"
+    assert found.subject == "news former groups"
     assert found.cause == f"9 lost and 0 dropped, of 1,000; over since {local:%Y-%m-%d %H:%M:%S}"
 
 

@@ -28,6 +28,8 @@ from tempos_daemon.viewers import Viewers, encoded, event
 UNSEEN = 15.0
 #: What holds, or does not; all others count what happened.
 STATES = frozenset({"TD401", "TD402", "TD403", "TD404", "TD405", "TD406", "TD413"})
+#: Least figures, which what members tell later may make less for a while.
+UNSTEADY = frozenset({"TD414"})
 _ACCOUNT = ("name", "tickets", "delivered", "dropped", "unconfirmed", "lost", "unknown")
 _TOPIC = (
     "id", "name", "class", "priority", "framing", "policy", "path", "reason", "epoch",
@@ -40,7 +42,7 @@ class Feed:
 
     def __init__(self, told: Documents) -> None:
         self._told = told
-        self._verdict = Verdict(SERVING.checks, STATES)
+        self._verdict = Verdict(SERVING.checks, STATES, UNSTEADY, goes_on=True)
         self._log = told.changes.of(Kind.WRONG, logging.getLogger("tempos.broker.wrong"))
         self._alike = Alike(told, lambda state: _brief_of(told.tell(state)))
         #: What was told of topics, and what it rests on; nothing while nobody looks.
@@ -118,12 +120,12 @@ class Feed:
 
     def _tell(self, how: str, each: Mapping[str, Any]) -> None:
         subject = f" ({each['subject']})" if each["subject"] else ""
-        bad = each["severity"] in ("warning", "fault")
+        bad = how != "before" and each["severity"] in ("warning", "fault")
         words = f"{each['code']} {each['name']}{subject}"
         if how == "over":
             self._log.info("%s is over", words)
         else:
-            again = " goes on" if how == "goes on" else ""
+            again = {"goes on": " goes on", "before": ", before this start"}.get(how, "")
             self._log.log(logging.WARNING if bad else logging.INFO, "%s%s: %s", words, again, each["cause"])
 
     def _resting(

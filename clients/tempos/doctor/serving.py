@@ -122,7 +122,8 @@ def of_topic(topic: Document) -> Iterator[Tried]:
         yield Tried("TD409", False, f"{_counts(refused)}, of {topic['received']:,}", name, fix=ledger)
     if others := {why: count for why, count in topic["refused"].items() if why not in BY_RULE}:
         yield Tried("TD415", False, f"{_counts(others)}, of {topic['received']:,}", name, fix=ledger)
-    if before := topic["lost_before"]["at_least"]:
+    # What is over a topic's rate draws no ticket either, and is told.
+    if (before := topic["lost_before"]["at_least"]) > sum(refused.values()):
         cause = f"at least {before:,} of {topic['lost_before']['sent']:,} events that publishers sent"
         yield Tried("TD414", False, cause, name, fix=ledger)
     if (journal := topic.get("journal")) and journal["reason"]:
@@ -132,7 +133,7 @@ def of_topic(topic: Document) -> Iterator[Tried]:
 
 
 def _group(topic: str, group: Document, ledger: str) -> Iterator[Tried]:
-    subject = f"{topic} {group_name(group['name'])}"
+    subject = f"{topic} {group_name(group['name']).strip('()')}"
     gone = group["lost"] + group["dropped"]
     if gone > LOST * group["tickets"]:
         cause = f"{group['lost']:,} lost and {group['dropped']:,} dropped, of {group['tickets']:,}"

@@ -13,7 +13,14 @@ export function el(tag, cls, text) {
 export const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
 export const rate = (n) => (n === null || n === undefined ? "–" : n === 0 ? "0" : n < 10 ? n.toFixed(1) : count.format(Math.round(n)));
 export const many = (n, what, more = `${what}s`) => `${count.format(n)} ${n === 1 ? what : more}`;
-export const time = (unix) => clock.format(new Date(unix * 1000));
+const day = new Intl.DateTimeFormat("en", { weekday: "short", day: "numeric", month: "short" });
+// With its day, where that is not this one.
+export const time = (unix, at = Date.now() / 1000) => {
+  const [then, now] = [new Date(unix * 1000), new Date(at * 1000)];
+  return `${then.toDateString() === now.toDateString() ? "" : `${day.format(then)} `}${clock.format(then)}`;
+};
+// When it happened, for all that is known: what was so at the first look happened before.
+const when = (each, unix) => `${each.before && unix <= each.since ? "before " : ""}${time(Math.max(unix, each.since))}`;
 
 // How long it is from then to `at`, in words.
 export function ago(unix, at) {
@@ -35,8 +42,8 @@ export function verdict(state, daemon, name, well) {
     const what = `${first.name}: ${first.subject || name}`;
     mood = !now.length ? "was" : first.severity === "fault" ? "bad" : "warning";
     line = now.length ? `${what}${others ? `, and ${many(others, "more finding")}` : ""}` : "Nothing goes wrong now";
-    detail = now.length ? `${first.cause} – since ${time(first.since)} (${ago(first.since, state.at)}) – ${first.means}`
-      : `Last: ${what}, ${first.cause}, at ${time(first.changed)} (${ago(first.changed, state.at)} ago)`;
+    detail = now.length ? `${first.cause} – since ${when(first, first.since)} (${ago(first.since, state.at)}) – ${first.means}`
+      : `Last: ${what}, ${first.cause}, ${first.before && first.changed <= first.since ? "" : "at "}${when(first, first.changed)} (${ago(Math.max(first.changed, first.since), state.at)} ago)`;
     fix = first.fix;
   } else detail = well();
   const head = $("verdict");
@@ -76,8 +83,8 @@ export function findings(state) {
     const item = el("li", `${each.severity}${each.now ? "" : " past"}`);
     const title = el("p");
     title.append(el("strong", "", `${each.code} ${each.name}`), ` ${each.subject}: ${each.cause}`);
-    const when = `since ${time(each.since)}${each.changed > each.since ? `, last ${ago(each.changed, state.at)} ago` : ""}`;
-    item.append(title, el("p", "soft", `${each.means} (${when})`));
+    const last = each.changed > each.since ? `, last ${ago(each.changed, state.at)} ago` : "";
+    item.append(title, el("p", "soft", `${each.means} (since ${when(each, each.since)}${last})`));
     if (each.fix) item.append(el("code", "", each.fix));
     return item;
   }));
@@ -92,10 +99,10 @@ export function changes(state, life) {
   told = now;
   $("changes").replaceChildren(...[...state.changes].reverse().map((each) => {
     const item = el("li", each.severity);
-    const when = el("time", "", clock.format(new Date(each.at)));
-    when.dateTime = each.at;
-    when.title = each.at;
-    item.append(when, el("span", "kind", each.kind), el("span", "", each.text));
+    const moment = el("time", "", time(Date.parse(each.at) / 1000));
+    moment.dateTime = each.at;
+    moment.title = each.at;
+    item.append(moment, el("span", "kind", each.kind), el("span", "", each.text));
     return item;
   }));
 }

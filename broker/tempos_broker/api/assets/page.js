@@ -108,7 +108,8 @@ function detail(row, topic, known) {
   const from = el("div", "stop");
   const before = topic.lost_before;
   from.append(el("h3", "", "Publishers"), el("p", "", many(before.publishers, "publisher")), el("p", "", `${rate(topic.rate)} events/s`));
-  if (before.at_least) from.append(el("p", "hurt", `${count.format(before.at_least)} lost on the way here`));
+  if (before.at_least) from.append(el("p", "hurt", `at least ${count.format(before.at_least)} never ticketed: `
+    + (topic.refused.over_rate ? "refused here, or lost on the way" : "lost on the way here")));
   const broker = el("div", "stop");
   const refused = Object.entries(topic.refused).map(([why, n]) => `${count.format(n)} ${why}`).join(", ");
   broker.append(el("h3", "", "Broker"), el("p", "", `${count.format(topic.received)} received: ${count.format(topic.fast)} fast, ${count.format(topic.slow)} slow`),

@@ -159,14 +159,14 @@ def _verdict(state: State) -> Iterator[Line]:
         more = f" (and {others} more: f)" if others else ""
         what = one_line(f"{first['code']} {first['name']}: {first['subject'] or name}")
         yield ((f"{name}: {what}{more}", style),)
-        yield ((f"since {_clock(first['since'])}: {one_line(first['cause'])}", Style.PLAIN),)
+        yield ((f"since {_when(first, first['since'])}: {one_line(first['cause'])}", Style.PLAIN),)
         yield ((f"what to do: {one_line(first['fix'])}" if first["fix"] else "", Style.PLAIN),)
         return
     if wrong:
         last = wrong[0]
         yield ((f"{name}: nothing goes wrong now", Style.GOOD),)
         what = f"{last['code']} {last['name']}: {last['subject'] or name}, {last['cause']}"
-        yield ((f"last at {_clock(last['changed'])}: {one_line(what)}", Style.SOFT),)
+        yield ((f"last {_when(last, last['changed'])}: {one_line(what)}", Style.SOFT),)
     else:
         yield ((f"{name}: nothing is wrong", Style.GOOD),)
         yield ()
@@ -209,8 +209,8 @@ def _foot(state: State, wish: Wish, width: int) -> str:
 
 # --- what is below --------------------------------------------------------------------------------
 
-#: Where the text of a change begins.
-_INDENT = 23
+#: How wide the kind of a change is.
+_KIND = 13
 _TITLES = f"{'topic':<24} {'cls':3} {'path':4} {'in/s':>9} {'out/s':>9} {'mem':>5} {'wait':>6} {'lost':>7}"
 
 
@@ -250,7 +250,9 @@ def _findings(state: State, width: int) -> Iterator[Line]:
         yield (("No findings.", Style.SOFT),)
     for each in found:
         style = {"fault": Style.FAULT, "warning": Style.WARNING}.get(each["severity"], Style.PLAIN)
-        when = f"since {_clock(each['since'])}" + ("" if each["now"] else f", last {_clock(each['changed'])}")
+        when = f"since {_when(each, each['since'])}"
+        if not each["now"]:
+            when += f", last {_when(each, each['changed'])}"
         yield (
             (f"{each['code']} {each['name']}", style),
             (f"  {one_line(each['subject'])}  {when}", Style.SOFT),
@@ -264,14 +266,16 @@ def _findings(state: State, width: int) -> Iterator[Line]:
 def _changes(state: State, width: int) -> Iterator[Line]:
     if not state.changes:
         yield (("No changes.", Style.SOFT),)
-    for each in reversed(state.changes):
+    times = [_clock(datetime.fromisoformat(each["at"]).timestamp()) for each in state.changes]
+    column = max(map(len, times), default=0) + 2
+    for each, told in zip(reversed(state.changes), reversed(times), strict=True):
         style = Style.WARNING if each["severity"] in ("warning", "fault", "error") else Style.PLAIN
-        text = list(_folded(each["text"], Style.PLAIN, width, _INDENT))
+        text = list(_folded(each["text"], Style.PLAIN, width, column + _KIND))
         for number, line in enumerate(text):
-            at = "" if number else _clock(datetime.fromisoformat(each["at"]).timestamp())
+            at = "" if number else told
             kind = "" if number else each["kind"]
             words = "".join(piece for piece, _ in line).lstrip()
-            yield ((f"{at:<10}", Style.SOFT), (f"{kind:<13}", style), (words, Style.PLAIN))
+            yield ((f"{at:<{column}}", Style.SOFT), (f"{kind:<{_KIND}}", style), (words, Style.PLAIN))
 
 
 def _topic(topic: Topic, members: Mapping[str, Any] | None) -> Iterator[Line]:
@@ -282,7 +286,8 @@ def _topic(topic: Topic, members: Mapping[str, Any] | None) -> Iterator[Line]:
         (f"{topic.name}  {told['class']}  path {told['path'] or '-'}", Style.STRONG),
         (f"  {told['reason']}", Style.SOFT),
     )
-    lost = f", {before['at_least']:,} lost on the way here" if before["at_least"] else ""
+    way = "refused here, or lost on the way" if told["refused"].get("over_rate") else "lost on the way here"
+    lost = f", at least {before['at_least']:,} never ticketed: {way}" if before["at_least"] else ""
     yield ((f"  {before['publishers']:,} publishers, {_many(topic.rate)}/s{lost}", Style.PLAIN),)
     refused = ", ".join(f"{count:,} {why}" for why, count in told["refused"].items())
     yield (
@@ -349,4 +354,14 @@ def _time(ns: int) -> str:
 
 
 def _clock(unix: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(unix)) if unix else "--:--:--"
+    """The time of day; with the day, where it is another one."""
+    if not unix:
+        return "--:--:--"
+    at, now = time.localtime(unix), time.localtime()
+    return time.strftime("%H:%M:%S" if at[:3] == now[:3] else "%d %b %H:%M:%S", at)
+
+
+def _when(each: Mapping[str, Any], unix: float) -> str:
+    """When it happened, for all that is known: what was so at the first look happened before."""
+    before = "before " if each["before"] and unix <= each["since"] else ""
+    return before + _clock(max(unix, each["since"]))
