@@ -20,6 +20,7 @@ from tempos_broker.account.publishers import (
     PUBLISHERS,
     QUIET,
     ROWS,
+    STORED,
     Publishers,
     PublishersAccount,
 )
@@ -264,6 +265,65 @@ def test_another_life_goes_on_with_what_was_known() -> None:
     assert publishers().export(1, 0) is None
 
 
+def next_life(of: Publishers, now: float) -> Publishers:
+    again = publishers()
+    again.restore(1, json.loads(json.dumps(of.export(1, now))), now)
+    return again
+
+
+def test_what_members_got_that_left_in_a_former_life_or_did_not_come_back_is_not_lost() -> None:
+    of = publishers()
+    of.in_force(1, [("g", [A, B, C])], 0.5)
+    for at, each in enumerate((A, B, C)):
+        hear(of, each, 7, 100, at, 298)
+    of.lacking(A, Lacking(1, "g", 3, 0))
+    of.in_force(1, [("g", [A, B])], 12.0)
+    again = next_life(of, 20.0)
+    assert again.export(1, 20.0) == json.loads(json.dumps(of.export(1, 20.0)))
+    again.in_force(1, [("g", [A, B])], 21.0)
+    assert only(again).at_least == 0, "nobody has told anything yet"
+    # B is not there any more; of what A tells now five were lost before it, and three behind.
+    again.in_force(1, [("g", [A])], 22.0)
+    hear(again, A, 7, 100 + 42, 0, 350, now=23.0)
+    assert (only(again).at_least, only(again).received) == (5, {"g": 342})
+    third = next_life(again, 24.0)
+    third.in_force(1, [("g", [A])], 25.0)
+    assert (only(third).at_least, only(third).received) == (5, {"g": 342})
+
+
+def test_of_a_crowd_is_stored_what_those_that_left_got() -> None:
+    many = [Holder("10.0.2.7", 1 + n, n) for n in range(STORED + 2)]
+    of = publishers()
+    of.in_force(1, [("g", many)], 0.5)
+    for n, each in enumerate(many):
+        hear(of, each, 7, 1, n, 1)
+    of.in_force(1, [("g", many[1:])], 1.0)
+    stored = of.export(1, 2.0)
+    assert stored is not None
+    assert [rows for _, _, _, rows in stored["heard"]] == [[[7, None, 1, 1, 0, 1, 0, 0, 0]]]
+    again = next_life(of, 3.0)
+    again.in_force(1, [("g", many[1:])], 4.0)
+    for n, each in enumerate(many[1:]):
+        hear(again, each, 7, 1, n + 1, 1)
+    assert (only(again).received, only(again).at_least) == ({"g": len(many)}, 0)
+
+
+@pytest.mark.parametrize("at", range(9))
+def test_what_makes_no_sense_is_refused(at: int) -> None:
+    of = publishers()
+    of.in_force(1, [("g", [A])], 0.5)
+    hear(of, A, 7, 90, 0, 100)
+    stored = of.export(1, 1.0)
+    assert stored is not None
+    row = stored["heard"][0][3][0]
+    for wrong in ("x", *([-1] if 0 < at < 7 else [])):
+        row[at], right = wrong, row[at]
+        with pytest.raises((ValueError, TypeError)):
+            publishers().restore(1, stored, 2.0)
+        row[at] = right
+    publishers().restore(1, stored, 2.0)
+
+
 @dataclass
 class Member:
     """A member by hand: what it got, as it would tell it."""
@@ -350,6 +410,41 @@ def test_bounds_hold_in_any_history(
             assert row.at_least == row.at_most
     assert account.at_most is not None
     assert account.at_least <= sum(lost.values()) <= account.at_most
+
+
+@given(st.integers(0, 2**32))
+def test_no_life_claims_a_loss_that_there_was_not(seed: int) -> None:
+    """Members come, leave and die, brokers are started anew; one of ten events is lost before them."""
+    rng = random.Random(seed)
+    of, crowd, told = publishers(), {A: Member(), B: Member()}, {A: 0, B: 0}
+    of.in_force(1, [("g", list(crowd))], 0.0)
+    lost = never = 0
+    for step in range(300):
+        now = 1.0 + step / 100
+        if rng.random() < 0.1:
+            lost += 1
+        else:
+            member = rng.choice(list(crowd.values()))
+            member.got.setdefault(7, []).append(step)
+            member.datagrams[7] += 1
+        if rng.random() < 0.1:
+            holder = rng.choice(list(crowd))
+            crowd[holder].count = crowd[holder].last + 1
+            crowd[holder].tell(of, holder, now)
+            told[holder] = crowd[holder].datagrams[7]
+        if rng.random() < 0.05:
+            holder = rng.choice([A, B, C])
+            if holder not in crowd:
+                holder = Holder(holder.ip, holder.port, step + 2)
+                crowd[holder], told[holder] = Member(), 0
+            elif len(crowd) > 1:
+                never += crowd.pop(holder).datagrams[7] - told[holder]
+            of.in_force(1, [("g", list(crowd))], now)
+        if rng.random() < 0.03 and of.export(1, now):
+            of = next_life(of, now)
+            of.in_force(1, [("g", list(crowd))], now)
+        for row in look(of, g=Undelivered(never, 0)).rows:
+            assert row.at_least <= lost, step
 
 
 def test_members_that_come_and_go_beside_one_that_stays_leave_one_row_and_the_account_is_exact() -> None:

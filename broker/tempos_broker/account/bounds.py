@@ -8,7 +8,8 @@ publishers and groups there are, and when they are forgotten, is the business of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
+from typing import Any
 
 from tempos.control import Heard, Sent
 from tempos_broker.account.accounts import Holder
@@ -106,6 +107,46 @@ class Listening:
                 rows[FORMER] = seen if former is None else _merged(former, seen)
                 saved += former is not None
         return saved
+
+    def export(self, most: int) -> tuple[int, list[list[Any]], list[list[Any]]]:
+        """As JSON values: what the numbers of its former members are short of, who is in it, and rows.
+
+        Who left cannot tell again what it got: that is one row of each publisher. Who is in it may leave
+        before it does: its rows are told, too, where these are no more than ``most``.
+        """
+        here = {holder for rows in self.rows.values() for holder in rows if holder in self.present}
+        if sum(holder in here for rows in self.rows.values() for holder in rows) > most:
+            here = set()
+        places = {holder: place for place, holder in enumerate(sorted(here, key=repr))}
+        gone = [member for holder, member in self.members.items() if holder not in self.present]
+        kept: list[list[Any]] = []
+        for publisher, rows in self.rows.items():
+            former: Seen | None = None
+            for holder, seen in rows.items():
+                if holder not in self.present:
+                    former = seen if former is None else _merged(former, seen)
+                elif holder in places:
+                    kept.append([publisher, places[holder], *seen.row[3:], *seen.before])
+            if former is not None:
+                kept.append([publisher, None, *former.row[3:], *former.before])
+        lacks = [[list(holder), *astuple(self.members[holder])] for holder in places]
+        return self.slack + sum(member.unfollowed for member in gone), lacks, kept
+
+    def restore(self, topic: int, name: str, slack: int, lacks: list[Any], kept: list[Any]) -> None:
+        """Go on with what was exported; raises ValueError or TypeError for what is none."""
+        self.slack = slack
+        for (ip, port, client), missed, unfollowed in lacks:
+            self.members[Holder(str(ip), int(port), int(client))] = Lacks(int(missed), int(unfollowed))
+        holders = [*self.members]
+        self.present = frozenset(holders)
+        for publisher, place, datagrams, events, first, passed, lost, *before in kept:
+            row = Heard(topic, name, *map(int, (publisher, datagrams, events, first, passed, lost)))
+            if min(row[3:]) < 0 or (place is not None and not 0 <= place < len(holders)):
+                raise ValueError(f"group {name!r} cannot have heard {row}")
+            more, other = map(int, before)
+            self.rows.setdefault(row.publisher, {})[FORMER if place is None else holders[place]] = Seen(
+                row, (more, other)
+            )
 
     def first_word(self, row: Heard) -> Seen:
         """What a member tells of a publisher for the first time.

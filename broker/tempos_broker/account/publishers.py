@@ -38,6 +38,8 @@ from tempos_broker.account.bounds import (
 PUBLISHERS, ROWS, ENDED = 256, 4096, 64
 #: Numbers of publishers that were forgotten or found no room, kept of a topic.
 NUMBERS = 1024
+#: So many rows about members that are there are stored of a group: all of few, none of many.
+STORED = 256
 #: Seconds after which a silent publisher may be forgotten; for which a group that ended is kept, should its
 #: members still say something.
 QUIET, LEFT = 60.0, 60.0
@@ -367,7 +369,7 @@ class Publishers:
     def export(self, topic: int, now: float) -> dict[str, Any] | None:
         """What is to be known in another life, as JSON values; None if there is nothing.
 
-        Members tell again what they got, so that is not in it.
+        Members tell again what they got; but those that left cannot.
         """
         state = self._topics.get(topic)
         if state is None or not (state.publishers or state.forgotten.publishers):
@@ -380,6 +382,8 @@ class Publishers:
             for each in state.publishers.values()
         ]  # fmt: skip
         sums = state.forgotten
+        heard = [[name, *group.export(STORED)] for name, group in state.groups.items()
+                 if group.until is None and group.rows]  # fmt: skip
         return {
             "rows": rows,
             "forgotten": [sums.publishers, sums.sent, sums.at_least, sums.at_most],
@@ -387,6 +391,7 @@ class Publishers:
                 [sums.repaired, sums.given_up],
                 *([each.repaired, each.given_up] for each in state.publishers.values()),
             ],
+            **({"heard": heard} if heard else {}),
         }
 
     def restore(self, topic: int, stored: Mapping[str, Any], now: float) -> None:
@@ -403,6 +408,10 @@ class Publishers:
             state.version += 1
             publisher.version = state.version
             state.publishers[publisher.number] = publisher
+        for name, slack, lacks, kept in stored.get("heard", ()):
+            group = state.groups[str(name)] = Listening(now)
+            group.restore(topic, str(name), int(slack), lacks, kept)
+            state.rows += len(kept)
         again = [(int(repaired), int(given_up)) for repaired, given_up in stored.get("again", ())]
         for publisher, (repaired, given_up) in zip(state.publishers.values(), again[1:], strict=False):
             publisher.repaired, publisher.given_up = repaired, given_up
