@@ -272,7 +272,7 @@ class Documents:
         entry, choice = self._catalogue.numbered(topic.id), state.choice
         if entry is None:
             return None
-        path = None if choice is None else (choice.path, choice.reason)
+        path = None if choice is None else (choice.path, choice.reason, state.moves)
         return _OPTIONS(topic), entry.origin, state.policy, path, groups, state.route.groups
 
     def _at_rest(self, state: TopicState) -> Groups | None:

@@ -397,4 +397,6 @@ class Routes:
                 self.changes.tell(Kind.PATH, text, level=level, topic=state.route.topic.name)
             else:
                 log.log(level, "topic %s: %s path: %s", state, choice.path.value, choice.reason)
+        if state.choice is not None and state.choice.path is not choice.path:
+            state.moves += 1
         state.choice = choice

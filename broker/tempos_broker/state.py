@@ -11,14 +11,15 @@ from tempos import PathChoice, PathPolicy, Route
 class TopicState:
     """A topic's route in force, the version of its membership, and which path serves it.
 
-    ``moved``: what a command said of the path; None: what the configuration says holds. ``due``: see
-    :class:`.account.pace.Pace`.
+    ``moved``: what a command said of the path; None: what the configuration says holds. ``moves``: how often
+    it went from one path to the other. ``due``: see :class:`.account.pace.Pace`.
     """
 
     route: Route
     version: int = 0
     choice: PathChoice | None = None
     moved: PathPolicy | None = None
+    moves: int = 0
     due: float = 0.0
 
     @property

@@ -212,6 +212,7 @@ def topic_document(
         "origin": origin.value,
         "durable": durable or origin is Origin.FILE,
         **path_fields(state),
+        "moves": state.moves,
         "epoch": state.route.epoch,
         "received": account.received,
         "fast": account.fast,

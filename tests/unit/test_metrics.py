@@ -61,11 +61,22 @@ async def test_a_histogram_tells_all_it_has_counted() -> None:
 
 @pytest.mark.parametrize(
     ("change", "wanted"),
-    [({}, 0), ({"fast": 4}, 1), ({"balanced": False}, 1), ({"refused": {"queue_full": 3}}, 3)],
+    [
+        ({}, 0),
+        ({"fast": 4}, 1),
+        ({"balanced": False}, 1),
+        ({"refused": {"queue_full": 3}}, 3),
+        ({"tickets": 11, "filtered": 2, "sampled": 1}, 0),
+        ({"tickets": 11, "filtered": 2}, 1),
+    ],
 )
 def test_what_an_account_leaves_open_is_drift(change: dict[str, object], wanted: int) -> None:
     group = {"tickets": 8, "delivered": 5, "dropped": 1, "unconfirmed": 1, "lost": 1, "unknown": 0,
+             "filtered": 0, "sampled": 0,
              "orphaned": 6, "redelivered": 3, "pending": 2, "lapsed": 1}  # fmt: skip
+    of_group = {key: value for key, value in change.items() if key in group}
+    change = {key: value for key, value in change.items() if key not in group}
+    group |= of_group  # type: ignore[arg-type]
     topic = {"received": 8, "fast": 5, "slow": 3, "refused": {}, "balanced": True, "groups": [group]}
     assert drift({**topic, **change}) == wanted
 

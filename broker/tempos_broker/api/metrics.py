@@ -24,6 +24,10 @@ HOW_MANY = gauge("tempos_topics", "topics there are")
 LEFT_OUT = gauge("tempos_series_left_out", "topics and members without series of their own", "what")
 SLOW_RECEIVED = counter("tempos_slow_path_received_total", "datagrams that the slow path read")
 SLOW_QUEUED = gauge("tempos_slow_path_queued_datagrams", "datagrams that wait in the slow path's queues")
+QUEUED = gauge("tempos_queued_datagrams", "of these, those of topics of a class", "class")
+OVERRUNS = counter(
+    "tempos_socket_overruns_total", "datagrams that found the socket of a class full, and are lost", "class"
+)
 FAST_ON = gauge("tempos_fast_path_interface", "1: it carries the XDP program", "interface", "mode")
 FAST_PASSED = counter("tempos_fast_path_passed_total", "packets of no topic left to the kernel", "reason")
 DROPS = counter("tempos_redirect_drops_total", "frames lost behind the redirect", "interface", "error")
@@ -54,6 +58,7 @@ FLEET_LEAVING = gauge("tempos_fleet_leaving", "1 while it is taken out of servic
 SLOW_CONSUMERS = gauge("tempos_slow_consumers", "members that do not keep up")
 
 PATH = gauge("tempos_topic_path", "1: the path that serves the topic now", "topic", "class", "policy", "path")
+MOVES = counter("tempos_topic_moves_total", "moves from one path to the other since the start", "topic")
 EPOCH = gauge("tempos_topic_epoch", "the route in force; grows with every change of members or path", "topic")
 RECEIVED = counter("tempos_datagrams_received_total", "datagrams of a topic that came", "topic")
 FORWARDED = counter("tempos_datagrams_forwarded_total", "datagrams handed to every group", "topic", "path")
@@ -159,6 +164,9 @@ def _of_the_whole(head: Mapping[str, Any]) -> Iterator[Sample]:
     yield sample(SLOW_RECEIVED, slow["received"])
     queued = slow["queued"]
     yield sample(SLOW_QUEUED, sum(queued.values()) if isinstance(queued, Mapping) else queued)
+    for quality, told in head["quality"]["classes"].items():
+        yield sample(QUEUED, told["queued"], quality)
+        yield sample(OVERRUNS, told["overruns"], quality)
     for each in fast["interfaces"]:
         yield sample(FAST_ON, each["mode"] is not None, each["name"], each["mode"])
     yield from _by(FAST_PASSED, fast["passed"])
@@ -193,6 +201,7 @@ def _of_fleet(fleet: Mapping[str, Any]) -> Iterator[Sample]:
 def _of_topic(topic: Mapping[str, Any]) -> Iterator[Sample]:
     name = topic["name"]
     yield sample(PATH, 1, name, topic["class"], topic["policy"], topic["path"] or "none")
+    yield sample(MOVES, topic["moves"], name)
     yield sample(EPOCH, topic["epoch"], name)
     yield sample(RECEIVED, topic["received"], name)
     for path in ("fast", "slow"):
@@ -224,6 +233,10 @@ def _of_member(topic: str, group: str, member: Mapping[str, Any]) -> Iterator[Sa
             yield sample(family, member[key], *labels)
 
 
+#: What may become of a ticket.
+TOLD = ("delivered", "dropped", "unconfirmed", "lost", "unknown", "filtered", "sampled")
+
+
 def drift(topic: Mapping[str, Any]) -> int:
     """What the account of a topic leaves open; where it says itself that it does not add up, at least 1."""
     open_ = _open(topic) + sum(map(_open_of, topic["groups"]))
@@ -238,7 +251,7 @@ def _open(topic: Mapping[str, Any]) -> int:
 
 def _open_of(group: Mapping[str, Any]) -> int:
     """Tickets of a group of which the account does not say what became."""
-    told = sum(group[key] for key in ("delivered", "dropped", "unconfirmed", "lost", "unknown"))
+    told = sum(group[key] for key in TOLD)
     behind = sum(group[key] for key in ("redelivered", "pending", "lapsed"))
     open_: int = abs(group["tickets"] - told) + abs(group["orphaned"] - behind)
     return open_

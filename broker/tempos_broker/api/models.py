@@ -232,6 +232,7 @@ class TopicOut(BaseModel):
     policy: Literal["auto", "fast", "slow"]
     path: Literal["fast", "slow"] | None
     reason: str = Field(description="why this path")
+    moves: int = Field(default=0, description="how often it went from one path to the other since the start")
     epoch: int
     received: Count
     fast: Count

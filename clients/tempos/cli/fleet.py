@@ -203,7 +203,7 @@ def sums(told: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_OF_GROUPS = ("tickets", "delivered", "dropped", "unconfirmed", "lost", "unknown")
+_OF_GROUPS = ("tickets", "delivered", "dropped", "unconfirmed", "lost", "unknown", "filtered", "sampled")
 _SUMMED = ("received", "refused", *_OF_GROUPS)
 
 

@@ -274,7 +274,7 @@ def account(group: Mapping[str, Any]) -> str:
     told = [f"{number(group['tickets'])} tickets", f"{number(group['delivered'])} delivered"]
     told += [
         f"{number(group[key])} {key}"
-        for key in ("dropped", "unconfirmed", "lost", "unknown")
+        for key in ("dropped", "unconfirmed", "lost", "unknown", "filtered", "sampled")
         if group.get(key)
     ]
     if group.get("unsent"):
