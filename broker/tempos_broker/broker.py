@@ -7,6 +7,7 @@ What it does while it lives is done by its parts: :mod:`.routes` swaps, :mod:`.c
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import socket
 import time
@@ -22,6 +23,10 @@ from tempos_broker.account.ledger import Ledger
 from tempos_broker.account.pace import Pace
 from tempos_broker.addresses import is_local_address, source_of
 from tempos_broker.awaited import Awaited, missing
+from tempos_broker.clients.catalogue import Clients
+from tempos_broker.clients.catalogue import merged as merged_clients
+from tempos_broker.clients.former import former_clients
+from tempos_broker.clients.orders import ClientOrders
 from tempos_broker.config.model import BrokerConfig
 from tempos_broker.control.hearing import Hearing
 from tempos_broker.control.port import ControlPort
@@ -29,6 +34,7 @@ from tempos_broker.control.proofs import Proofs
 from tempos_broker.control.server import ControlServer
 from tempos_broker.documents import Documents
 from tempos_broker.expiry import Expiry
+from tempos_broker.fleet.clients import SharedClients
 from tempos_broker.fleet.desk import Desk as FleetDesk
 from tempos_broker.fleet.fleet import Fleet
 from tempos_broker.fleet.registry import Registry as FleetRegistry
@@ -46,7 +52,7 @@ from tempos_broker.membership import Refused, Registry
 from tempos_broker.orders import Drained, KeepOut, Orders
 from tempos_broker.paths import Elsewhere, FastPath, NoFastPath
 from tempos_broker.redelivery.desk import OWED, Redelivery
-from tempos_broker.reloader import Reloader, unstamped
+from tempos_broker.reloader import SHUT, Reloader, unstamped
 from tempos_broker.repair.desk import Desk
 from tempos_broker.resend.desk import Desk as Resends
 from tempos_broker.routes import Routes
@@ -96,7 +102,14 @@ class Broker:
         self._saver: asyncio.Task[None] | None = None
         made = former_topics(store, config)
         catalogue = Catalogue(merged(config, made))
-        of_file, config = config, replace(config, topics=tuple(catalogue))
+        keys, demanded = former_clients(store)
+        self._clients = Clients(
+            merged_clients(config.control.clients, keys),
+            demanded=demanded,
+            shared="keys" in config.fleet.share,
+        )
+        control = self._clients.whole(config.control)
+        of_file, config = config, replace(config, topics=tuple(catalogue), control=control)
         check_count(config)
         source = source_of(config.listen)
         self._awaited = Awaited(self._missing, self.changes)
@@ -261,6 +274,18 @@ class Broker:
             self._topic_orders = SharedTopics(
                 self._topic_orders, catalogue, self.fleet, registry, self.changes
             )
+        self._client_orders: ClientOrders | SharedClients = ClientOrders(
+            self._clients,
+            gate,
+            registry=self._registry,
+            control=self._control,
+            past=self._past,
+            changes=self.changes,
+        )
+        if self.fleet is not None and registry is not None and "keys" in config.fleet.share:
+            self._client_orders = SharedClients(
+                self._client_orders, self._clients, self.fleet, registry, self.changes
+            )
         #: What this broker tells of itself.
         self.documents = Documents(
             config=lambda: self.config,
@@ -277,11 +302,13 @@ class Broker:
             health=self._health,
             awaited=self._awaited,
             changes=self.changes,
+            clients=self._clients,
             fleet=self.fleet,
         )
         self._reloader = Reloader(
             of_file,
             catalogue,
+            self._clients,
             gate,
             registry=self._registry,
             ledger=self._ledger,
@@ -294,6 +321,7 @@ class Broker:
             rows=self._rows,
         )
         self._adopted = [entry.topic for entry in made if catalogue.named(entry.topic.name) is not entry]
+        self._adopted_keys = [each for each in keys if self._clients.named(each.id) is not each]
         self._ready = False
         #: What a signal said about the fast path, over what the configuration says.
         self._keep: bool | None = None
@@ -353,7 +381,7 @@ class Broker:
         # Also in what is stored: the next life may begin before this one hears anybody.
         self._spare()
         await self._past.begin()
-        await self._reloader.adopt(self._adopted)
+        await self._reloader.adopt(self._adopted, self._adopted_keys)
         saving = self._past.keeper.keep_saving()
         self._saver = asyncio.get_running_loop().create_task(saving, name="save the state")
         await self._slow.start()
@@ -378,6 +406,8 @@ class Broker:
         what = f"{count(len(states), 'topic')}, {count(members, 'member')}"
         self.changes.tell(Kind.START, f"broker {self.config.name!r} started, {what}; its account {how}")
         self._routes.telling = True
+        if self._clients.shut:
+            self.changes.tell(Kind.CLIENT, SHUT, level=logging.WARNING)
 
     def _spare(self) -> None:
         """Let nobody be late only because we were away.
@@ -540,6 +570,23 @@ class Broker:
     async def remove_topic(self, name: str, *, drain: bool = False, patience: float = 5.0) -> Removed:
         """See :meth:`TopicOrders.remove`."""
         return await self._topic_orders.remove(name, drain=drain, patience=patience)
+
+    async def add_client(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """See :meth:`ClientOrders.add`; gives the client as :meth:`Documents.client` does."""
+        return self.documents.client(await self._client_orders.add(document))
+
+    async def set_client(self, name: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """See :meth:`ClientOrders.set`; gives the client as :meth:`Documents.client` does."""
+        return self.documents.client(await self._client_orders.set(name, changes))
+
+    async def remove_client(self, name: str) -> int:
+        """See :meth:`ClientOrders.remove`; how many are left."""
+        await self._client_orders.remove(name)
+        return len(self._clients)
+
+    async def demand_signatures(self, *, signatures: bool) -> None:
+        """See :meth:`ClientOrders.demand`."""
+        await self._client_orders.demand(signatures=signatures)
 
     async def reload(self, config: BrokerConfig) -> tuple[str, ...]:
         """See :meth:`Reloader.apply`."""

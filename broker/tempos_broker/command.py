@@ -71,6 +71,7 @@ examples:
 _DUMP_EXAMPLES = """\
 Topics can be made while a broker runs: they are in its state, not in its file. This writes them as a file has
 them, each marked by a comment. What stands in the file as it was made is the file's from the next reload on.
+Clients that were made so come as comments, with their rights and without their keys, which no broker tells.
 
 examples:
   tempos config dump >> broker.toml && tempos reload
@@ -131,7 +132,7 @@ def config(subparsers: Subparsers) -> None:
     convert.set_defaults(run=_run_import)
     dump = actions.add_parser(
         "dump",
-        help="write the topics that were made at run time as a configuration has them",
+        help="write what was made at run time, topics above all, as a configuration has it",
         epilog=_DUMP_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -216,8 +217,11 @@ def _run_dump(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from tempos import ConfigError, RemoteError
-    from tempos_broker.config import Origin, dump, load
-    from tempos_broker.config.dump import dump_topic
+    from tempos_broker.clients.former import DEMANDED
+    from tempos_broker.clients.former import MADE as MADE_CLIENT
+    from tempos_broker.config import ClientConfig, Origin, dump, load
+    from tempos_broker.config.clients import read_client
+    from tempos_broker.config.dump import dump_rights, dump_topic
     from tempos_broker.config.topics import ANYWHERE, read_topic
     from tempos_broker.lives.store import things_in
     from tempos_broker.topics.catalogue import merged
@@ -225,16 +229,26 @@ def _run_dump(options: argparse.Namespace) -> int:
 
     try:
         if options.state is not None:
-            documents = list(things_in(Path(options.state), MADE).values())
+            state = Path(options.state)
+            documents = list(things_in(state, MADE).values())
+            stored = things_in(state, MADE_CLIENT)
+            clients = [read_client(each) for name, each in stored.items() if name != DEMANDED]
         else:
             answer = Api.of(options).get(f"/v1/options?origin={Origin.RUN_TIME.value}")
             documents = [each["options"] for each in answer]
+            clients = [
+                ClientConfig(each["id"], b"", tuple(each["publish"]), tuple(each["subscribe"]))
+                for each in Api.of(options).get("/v1/clients")["clients"]
+                if each["origin"] == Origin.RUN_TIME.value
+            ]
+        rights = dump_rights(clients)
         made = [replace(read_topic(each, ANYWHERE), origin=Origin.RUN_TIME) for each in documents]
         if options.file is None:
-            sys.stdout.write("\n".join(map(dump_topic, made)))
+            sys.stdout.write("\n".join([*map(dump_topic, made), *filter(None, [rights])]))
             return 0
         config = load(options.file)
-        sys.stdout.write(dump(replace(config, topics=merged(config, made))))
+        whole = dump(replace(config, topics=merged(config, made)))
+        sys.stdout.write("\n".join(filter(None, [whole, rights])))
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1

@@ -22,7 +22,8 @@ from tempos_broker.account.changes import Changes
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.account.quiet import Groups
 from tempos_broker.awaited import Awaited
-from tempos_broker.config.model import BrokerConfig, Origin
+from tempos_broker.clients.catalogue import Clients
+from tempos_broker.config.model import BrokerConfig, ClientConfig, Origin
 from tempos_broker.config.topics import document_of
 from tempos_broker.control.server import ControlServer
 from tempos_broker.fleet.fleet import Fleet
@@ -81,6 +82,7 @@ class Documents:
         health: Health,
         awaited: Awaited,
         changes: Changes,
+        clients: Clients,
         fleet: Fleet | None = None,
     ) -> None:
         self._config = config
@@ -96,6 +98,7 @@ class Documents:
         self._watch = watch
         self._health = health
         self._awaited = awaited
+        self._clients = clients
         self._fleet = fleet
         #: The last changes.
         self.changes = changes
@@ -181,6 +184,20 @@ class Documents:
         for entry in list(self._catalogue):
             if origin is None or entry.origin is origin:
                 yield {"origin": entry.origin.value, "options": document_of(entry)}
+
+    def clients(self) -> dict[str, Any]:
+        """Who may ask, and whether everybody has to sign."""
+        return {"signed": self._clients.closed, "clients": [self.client(each) for each in self._clients]}
+
+    def client(self, client: ClientConfig) -> dict[str, Any]:
+        """A client, as far as anybody is told: not its key."""
+        return {
+            "id": client.id,
+            "origin": client.origin.value,
+            "publish": list(client.publish),
+            "subscribe": list(client.subscribe),
+            "durable": client.origin is Origin.FILE or self._past.has_store,
+        }
 
     def kept_out(self) -> list[dict[str, Any]]:
         """Whom an operator keeps out."""

@@ -21,7 +21,7 @@ from tempos.control import Code, Out
 from tempos.model import NOBODY
 from tempos.names import is_filter, matcher
 from tempos_broker.account.accounts import Holder
-from tempos_broker.config.model import OWN_GROUP, BrokerConfig, TopicConfig
+from tempos_broker.config.model import OWN_GROUP, BrokerConfig, ClientConfig, TopicConfig
 from tempos_broker.members.admission import Admission, Refused, unknown_topic
 from tempos_broker.members.departures import KeptOut, Place
 from tempos_broker.members.known import (
@@ -141,6 +141,12 @@ class Registry(Places):
         for static in wanted.values():
             self._add_static(topic, static)
             self._versions[topic] += 1
+
+    def set_client(self, name: str, client: ClientConfig | None) -> None:
+        """Go by other rights of one client; None: it has none any more."""
+        self._clients.pop(name, None)
+        if client is not None:
+            self._clients[name] = client
 
     def close(self, topic: int) -> None:
         """Let nobody join a topic any more, for it is about to be no more."""

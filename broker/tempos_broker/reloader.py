@@ -12,7 +12,10 @@ from tempos import ConfigError, Framing, Topic, Unavailable
 from tempos._rows import Rows
 from tempos_broker.account.changes import NAMED, Kind
 from tempos_broker.account.ledger import Ledger
-from tempos_broker.config.model import BrokerConfig, TopicConfig
+from tempos_broker.clients.catalogue import Clients
+from tempos_broker.clients.catalogue import merged as merged_clients
+from tempos_broker.clients.former import MADE as MADE_CLIENT
+from tempos_broker.config.model import BrokerConfig, ClientConfig, TopicConfig
 from tempos_broker.control.server import ControlServer
 from tempos_broker.expiry import Expiry
 from tempos_broker.lives.continuity import Continuity
@@ -27,17 +30,25 @@ from tempos_broker.worker.slowpaths import SlowPaths
 
 log = logging.getLogger("tempos.broker")
 
+#: What is told where nobody can ask.
+SHUT = (
+    "there is no client, and everybody has to sign: only control.open_networks are served until one is made; "
+    "`tempos ctl client open` lets others in"
+)
+
 
 class Reloader:
-    """``config`` is what the file says that holds now; ``catalogue`` has the topics made at run time, too.
+    """``config`` is what the file says that holds now.
 
-    Nobody else changes topics while a reload goes through the ``gate``.
+    ``catalogue`` and ``clients`` have what was made at run time, too. Nobody else changes these while a
+    reload goes through the ``gate``.
     """
 
     def __init__(
         self,
         config: BrokerConfig,
         catalogue: Catalogue,
+        clients: Clients,
         gate: Gate,
         *,
         registry: Registry,
@@ -52,6 +63,7 @@ class Reloader:
     ) -> None:
         self.config = config
         self._catalogue = catalogue
+        self._clients = clients
         self._gate = gate
         self._registry = registry
         self._ledger = ledger
@@ -77,13 +89,15 @@ class Reloader:
                 await self._put_known(plan)
                 await self._apply(plan)
             self.config = plan.config
-            await self.adopt([entry.topic for entry in plan.adopted])
+            await self.adopt([entry.topic for entry in plan.adopted], plan.adopted_clients)
             await self._routes.swap_all(sorted(found.touched))
             self._expiry.schedule()
-            now_of_file = (
-                f"topic {entry.topic.name} ({entry.topic.id}) is the file's now" for entry in plan.adopted
+            words = (
+                *found.words,
+                *(f"topic {each.topic.name} ({each.topic.id}) is the file's now" for each in plan.adopted),
+                *(f"client {each.id} is the file's now" for each in plan.adopted_clients),
+                *((SHUT,) if self._clients.shut else ()),
             )
-            words = (*found.words, *now_of_file)
             for line in words:
                 log.info("reload: %s", line)
             more = f"; and {len(words) - NAMED:,} more" if len(words) > NAMED else ""
@@ -91,10 +105,12 @@ class Reloader:
             self._routes.changes.note(Kind.RELOAD, logging.INFO, text)
             return words
 
-    async def adopt(self, topics: Sequence[Topic]) -> None:
+    async def adopt(self, topics: Sequence[Topic], clients: Sequence[ClientConfig]) -> None:
         """These were made at run time, and stand in the file now: once they go from there, they are gone."""
         if topics:
             await self._past.keeper.put(MADE, dict.fromkeys(topic.name for topic in topics))
+        if clients:
+            await self._past.keeper.put(MADE_CLIENT, dict.fromkeys(client.id for client in clients))
 
     def _compare(self, config: BrokerConfig) -> _Plan:
         """On a thread of its own; nobody changes topics meanwhile."""
@@ -111,8 +127,12 @@ class Reloader:
         self._registry.check(config.topics)
         check_count(whole)
         by_id = {entry.topic.id: entry for entry in whole.topics}
+        clients = merged_clients(config.control.clients, keys := self._clients.made())
+        by_name = {client.id: client for client in clients}
         return _Plan(
             config,
+            clients,
+            tuple(client for client in keys if by_name[client.id] is not client),
             found,
             tuple(by_id[topic] for topic in sorted(found.touched)),
             tuple(by_id[entry.topic.id] for entry in made if by_id[entry.topic.id] is not entry),
@@ -145,8 +165,10 @@ class Reloader:
         changed = {entry.topic.id: entry.topic for entry in plan.changed}
         ending = [states[topic] for topic in sorted(gone)]
         now = time.monotonic()
-        self._registry.configure(config, gone, plan.changed, now)
-        self._control.reconfigure(config.control)
+        self._clients.replace(plan.clients)
+        control = self._clients.whole(config.control)
+        self._registry.configure(replace(config, control=control), gone, plan.changed, now)
+        self._control.reconfigure(control)
         self._catalogue.replace(gone, (*plan.changed, *plan.adopted), now)
         routes.lease = config.control.lease
         routes.pace.heartbeat = config.control.heartbeat
@@ -185,10 +207,13 @@ class Reloader:
 class _Plan:
     """``config``: what the file says. ``changed``: topics that are new or other than they were.
 
-    ``adopted``: those that were made at run time and stand in the file now.
+    ``clients``: all there are then. ``adopted``, ``adopted_clients``: topics and clients that were made at
+    run time and stand in the file now.
     """
 
     config: BrokerConfig
+    clients: tuple[ClientConfig, ...]
+    adopted_clients: tuple[ClientConfig, ...]
     found: Difference
     changed: tuple[TopicConfig, ...]
     adopted: tuple[TopicConfig, ...]

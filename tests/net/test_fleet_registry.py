@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -16,10 +17,14 @@ from support.ports import free_ports
 from support.waiting import LIMIT
 
 from tempos._awaitables import in_time
+from tempos_broker.broker import Broker
+from tempos_broker.config.model import BrokerConfig, FleetConfig, Origin
 from tempos_broker.fleet.aside import Aside
 from tempos_broker.fleet.etcd import Etcd
 from tempos_broker.fleet.memory import LocalRegistry, Memory
 from tempos_broker.fleet.registry import Away, Change, Compacted, LeaseGone, Registry, Write
+from tempos_broker.paths import NoFastPath
+from tempos_broker.topics.orders import Conflict
 
 Make = Callable[[], Registry]
 
@@ -277,6 +282,58 @@ async def test_of_three_nodes_one_may_be_gone_or_stand_still(tmp_path: Path) -> 
         await asyncio.gather(watching, return_exceptions=True)
         await registry.close()
         cluster.end()
+
+
+def _broker(number: int, ports: list[int], registry: Registry) -> Broker:
+    config = BrokerConfig(
+        (), (f"127.0.79.{number}",), *ports, api_port=0, name=f"b{number}",
+        fleet=FleetConfig("both", ("http://nowhere:1",), lease=5, share=("topics", "keys")),
+    )  # fmt: skip
+    return Broker(config, NoFastPath("a test"), registry=registry)
+
+
+@KINDS
+async def test_what_is_made_at_run_time_is_had_by_all_of_a_fleet(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    def made(broker: Broker) -> set[tuple[str, bytes]]:
+        return {(client.id, client.key) for client in broker._clients.made()}
+
+    def topics(broker: Broker) -> set[str]:
+        return {each["options"]["name"] for each in broker.documents.options(Origin.RUN_TIME)}
+
+    async with registries(kind, request) as make:
+        ports, store = free_ports(2), make()
+        async with _broker(1, ports, make()) as one:
+            async with _broker(2, ports, make()) as two:
+                await in_time(
+                    _until(
+                        lambda: all(each.fleet and len(each.fleet.view.brokers) == 2 for each in (one, two))
+                    ),
+                    LIMIT,
+                )
+                await one.add_topic({"name": "t"})
+                for number, client in enumerate("abc"):
+                    await one.add_client({"id": client, "key": bytes([number] * 16).hex()})
+                await two.set_client("a", {"key": (b"x" * 16).hex()})
+                await two.remove_client("b")
+                with pytest.raises(Conflict, match="key is that of client 'a'"):
+                    await one.set_client("c", {"key": (b"x" * 16).hex()})
+                wanted = {("a", b"x" * 16), ("c", bytes([2] * 16))}
+                assert made(one) == made(two) == wanted
+                assert topics(one) == topics(two) == {"t"}
+            # Whoever comes later has the same, without what is removed.
+            await one.remove_client("c")
+            async with _broker(3, ports, make()) as three:
+                await in_time(_until(lambda: bool(made(three)) and bool(topics(three))), LIMIT)
+                assert made(three) == made(one) == {("a", b"x" * 16)}
+        entries = (await store.list()).entries
+        kept = {
+            name: json.loads(entry.value) for name, entry in entries.items() if name.startswith("clients/")
+        }
+        assert {name: each.keys() for name, each in kept.items()} == {
+            "clients/a": {"options"}, "clients/b": {"removed"}, "clients/c": {"removed"},
+        }  # fmt: skip
 
 
 async def _until(condition: Callable[[], bool]) -> None:

@@ -19,9 +19,10 @@ from tempos.blocking import Publisher, Subscriber
 from tempos.errors import TemposError
 
 KEYS = {"sensor-1": "9f86d081884c7d659a2feaa0c55ad015", "sensor-2": "60303ae22b998861bce3b28f33eec1be"}
+MADE, REMADE = "1f40fc92da241694750979ee6cf582f2", "0a041b9462caa4a31bac3567e0b6e6fd"
 WRONG, CHANGED = "00ff00ff00ff00ff00ff00ff00ff00ff", "fd61a03af4f77d870fc21e05e7e80678"
 TOKEN, BAD_TOKEN = "the-token-of-the-operators", "somebody-guessed-this-one"
-SECRETS = (*KEYS.values(), WRONG, CHANGED, TOKEN, BAD_TOKEN)
+SECRETS = (*KEYS.values(), MADE, REMADE, WRONG, CHANGED, TOKEN, BAD_TOKEN)
 
 BROKER = """
 [broker]
@@ -128,6 +129,19 @@ def test_no_key_and_no_token_is_in_any_log(tmp_path: Path, form: str) -> None:
                 assert ask(port, "/v1/status", BAD_TOKEN) == 401
                 assert ask(port, "/v1/status", TOKEN) == 200
             assert ask(listen, "/calls", BAD_TOKEN, "POST", "z") == 401
+            # Orders about keys, right and wrong ones.
+            made = json.dumps({"id": "made", "key": MADE})
+            assert ask(api, "/v1/clients", TOKEN, "POST", made) == 201
+            assert ask(api, "/v1/clients", TOKEN, "POST", made) == 409
+            for body, status in (
+                (json.dumps({"key": MADE + "xyz"}), 422),
+                (f'{{"key": "{WRONG}', 422),
+                (json.dumps({"key": KEYS["sensor-2"]}), 409),
+                (json.dumps({"key": REMADE}), 200),
+                (json.dumps({"id": "x"}), 422),
+            ):
+                assert ask(api, "/v1/clients/made", TOKEN, "PATCH", body) == status, body
+            assert ask(api, "/v1/clients/made", TOKEN, "DELETE") == 200
             # A reload with other keys, and one with faults in the very places where secrets stand.
             config.write_text(BROKER.format(clients=clients({"sensor-1": CHANGED}), **names))
             assert ask(api, "/v1/reload", TOKEN, "POST") == 200

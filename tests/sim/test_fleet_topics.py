@@ -8,11 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from support.fleet_world import TOPICS, World, world
-from support.waiting import LIMIT
+from support.fleet_world import TOPICS, World, come_to, world
 
 from tempos import TemposError, Topic
-from tempos._awaitables import in_time
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import Origin
 from tempos_broker.fleet import rows
@@ -26,15 +24,10 @@ def made(broker: Broker) -> dict[str, dict[str, Any]]:
     return {each["options"]["name"]: each["options"] for each in broker.documents.options(Origin.RUN_TIME)}
 
 
-async def come_to(is_so: Callable[[], bool], what: Callable[[], object]) -> None:
-    async def wait() -> None:
-        while not is_so():
-            await asyncio.sleep(0.01)
-
-    try:
-        await in_time(wait(), LIMIT)
-    except asyncio.TimeoutError:
-        pytest.fail(str(what()))
+def lacking(broker: Broker) -> dict[str, str]:
+    """Topics of the fleet that are not at a broker as they are elsewhere, and why."""
+    assert broker.fleet is not None
+    return dict(broker.fleet.shares[rows.TOPICS].lacking)
 
 
 async def agree(fleet: World, *names: str) -> None:
@@ -45,7 +38,7 @@ async def agree(fleet: World, *names: str) -> None:
 
     await come_to(
         lambda: all(each == documents()[0] and each.keys() == set(names) for each in documents()),
-        lambda: (documents(), [dict(each.fleet.lacking) for each in fleet.brokers if each.fleet]),
+        lambda: (documents(), [lacking(each) for each in fleet.brokers]),
     )
 
 
@@ -126,14 +119,13 @@ async def test_what_a_broker_cannot_have_is_told_and_had_once_it_can_be() -> Non
         await two._topic_orders._orders.add({"name": "own", "id": 50})  # type: ignore[union-attr]
         await one.add_topic({"name": "other", "id": 50})
         assert two.fleet is not None
-        assert one.fleet is not None
-        assert "id 50 is that of topic 'own'" in two.fleet.lacking["other"]
+        assert "id 50 is that of topic 'own'" in lacking(two)["other"]
         await come_to(lambda: _lacks(one, "b2") == 1, lambda: one.fleet and one.fleet.document())
         assert two.fleet.document()["lacks_topics"][0]["name"] == "other"
         await two._topic_orders._orders.remove("own")  # type: ignore[union-attr]
         await come_to(lambda: made(two).keys() == {"other"}, lambda: made(two))
         await come_to(lambda: _lacks(one, "b2") == 0, lambda: one.fleet and one.fleet.document())
-        assert two.fleet.lacking == {}
+        assert lacking(two) == {}
 
 
 def _lacks(broker: Broker, name: str) -> int:
@@ -152,11 +144,10 @@ async def test_a_value_in_the_store_that_makes_no_sense_changes_nothing() -> Non
             ("e", b'{"removed": true}'), ("f", b'{"options": {"name": "f", "rate": -1}}'), ("#", b"{}"),
         ):  # fmt: skip
             await end.write([Write(rows.TOPICS + name, value)])
-        await come_to(lambda: bool(two.fleet and "f" in two.fleet.lacking), lambda: made(two))
+        await come_to(lambda: "f" in lacking(two), lambda: made(two))
         await agree(fleet, "a")
-        assert two.fleet is not None
-        assert two.fleet.lacking.keys() == {"f"}
-        assert "rate" in two.fleet.lacking["f"]
+        assert lacking(two).keys() == {"f"}
+        assert "rate" in lacking(two)["f"]
 
 
 async def test_what_is_broken_off_for_the_store_is_away_is_news_still() -> None:
@@ -177,8 +168,7 @@ async def test_what_is_broken_off_for_the_store_is_away_is_news_still() -> None:
         shared = two._topic_orders
         assert two.fleet is not None
         assert isinstance(shared, SharedTopics)
-        assert two.fleet.catch_up is not None
-        two.fleet.catch_up = breaks_off(two.fleet.catch_up)
+        shared.catch_up = breaks_off(shared.catch_up)  # type: ignore[method-assign]
         for number in range(100):
             fleet.join(0, number)
         await fleet.agree(200)
@@ -223,7 +213,9 @@ async def test_whatever_becomes_of_the_store_all_have_the_same_topics_in_the_end
         def alike() -> bool:
             first, *others = [made(each) for each in fleet.brokers]
             return all(each == first for each in others) and all(
-                each.fleet is not None and each.fleet.away is None and not each.fleet.view.topics_changed
+                each.fleet is not None
+                and each.fleet.away is None
+                and not each.fleet.view.made[rows.TOPICS].changed
                 for each in fleet.brokers
             )
 
@@ -232,8 +224,8 @@ async def test_whatever_becomes_of_the_store_all_have_the_same_topics_in_the_end
             key.removeprefix(rows.TOPICS)
             for key, entry in fleet.memory.entries.items()
             if key.startswith(rows.TOPICS)
-            and (row := rows.topic_in(key.removeprefix(rows.TOPICS), entry.value)) is not None
+            and (row := rows.made_in(rows.TOPICS, key.removeprefix(rows.TOPICS), entry.value)) is not None
             and row.document is not None
         }
         await agree(fleet, *told)
-        assert all(each.fleet is not None and not each.fleet.lacking for each in fleet.brokers)
+        assert not any(map(lacking, fleet.brokers))

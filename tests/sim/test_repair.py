@@ -135,7 +135,7 @@ class World:
             self.copies += 1
             self.carry(member.receive, each)
         assert isinstance(decision.answer, Done)
-        answer = ControlServer.render(SimpleNamespace(_wall=lambda: 0.0), decision)  # type: ignore[arg-type]
+        answer = ControlServer.render(SimpleNamespace(wall=lambda: 0.0), decision)  # type: ignore[arg-type]
         assert answer is not None
         assert len(answer) <= len(datagram)
         self.carry(member.answered, answer)

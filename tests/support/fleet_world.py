@@ -36,7 +36,10 @@ def holder(number: int) -> Holder:
 class World:
     """``brokers`` over one memory, each by an end of its own, which takes up to ``delay`` seconds."""
 
-    def __init__(self, delay: float, topics: tuple[Topic, ...] = TOPICS) -> None:
+    def __init__(
+        self, delay: float, topics: tuple[Topic, ...] = TOPICS, share: tuple[str, ...] = ("topics",)
+    ) -> None:
+        self._share = share
         self.topics = topics
         self.memory = Memory()
         self.random = random.Random(7)
@@ -54,7 +57,13 @@ class World:
             name=f"b{number}",
             # These members say nothing to the brokers that are not their home.
             control=ControlConfig(lease=10 * LIMIT),
-            fleet=FleetConfig("sim", ("http://nowhere:1",), lease=5, zone="north" if number < 3 else "south"),
+            fleet=FleetConfig(
+                "sim",
+                ("http://nowhere:1",),
+                lease=5,
+                zone="north" if number < 3 else "south",
+                share=self._share,
+            ),
         )
         end = LocalRegistry(self.memory, lambda: self.random.uniform(0, self._delay))
         broker = Broker(config, NoFastPath("a test"), registry=end)
@@ -139,12 +148,30 @@ class World:
             pytest.fail(str([len(self.seen(at)) for at in range(len(self.brokers))]))
 
 
+async def come_to(is_so: Callable[[], bool], what: Callable[[], object]) -> None:
+    """Wait until it is so; ``what`` is said if it does not come to that."""
+
+    async def wait() -> None:
+        while not is_so():
+            await asyncio.sleep(0.01)
+
+    try:
+        await in_time(wait(), LIMIT)
+    except asyncio.TimeoutError:
+        pytest.fail(str(what()))
+
+
 @asynccontextmanager
 async def world(
-    brokers: int, delay: float = 0.01, topics: tuple[Topic, ...] = TOPICS, *, revision: int = 1
+    brokers: int,
+    delay: float = 0.01,
+    topics: tuple[Topic, ...] = TOPICS,
+    *,
+    revision: int = 1,
+    share: tuple[str, ...] = ("topics",),
 ) -> AsyncIterator[World]:
-    """``revision``: where that of the store stands at first."""
-    made = World(delay, topics)
+    """``revision``: where that of the store stands at first; ``share``: see :class:`FleetConfig`."""
+    made = World(delay, topics, share)
     made.memory.revision = revision
     ports = free_ports(2)
     async with AsyncExitStack() as stack:

@@ -354,7 +354,7 @@ def test_a_flood_of_forgeries_moves_nothing_and_is_never_answered_larger() -> No
     assert sum(refused.values()) == sent
     assert set(refused) == {"unsigned", "wrong key", Code.BAD_REQUEST}
     assert scene.registry.member_count(1) == 0
-    assert all(len(nonces) == 0 for nonces in scene.server._guard._nonces.values())
+    assert all(len(nonces) == 0 for nonces in scene.server.guard._nonces.values())
     # And the genuine ones are still taken.
     assert [unsigned(auth.open_reply(ALL, scene.send(each, now=1e6) or b"")[2]) for each in genuine[:2]] == [
         "ok",

@@ -48,6 +48,7 @@ class Kind(Enum):
     AWAITED = "awaited"
     WRONG = "wrong"
     FLEET = "fleet"
+    CLIENT = "client"
 
 
 @dataclass(slots=True)

@@ -31,13 +31,14 @@ from tempos_broker.api.arguments import (
     TOPIC_NAME,
     UNTIL_LET_IN,
 )
+from tempos_broker.api.clients import ClientCommands, add_client_orders
 from tempos_broker.api.feed import Feed
 from tempos_broker.api.names import WholeNames
 from tempos_broker.api.snapshot import Snapshot, Snapshots
 from tempos_broker.api.stream import listed
 from tempos_broker.api.telling import Told
-from tempos_broker.api.topics import TopicCommands, add_topic_orders, on_bad_topic
-from tempos_broker.config.topics import BadTopic
+from tempos_broker.api.topics import TopicCommands, add_topic_orders
+from tempos_broker.config.bad import BadDocument
 from tempos_broker.documents import Documents
 from tempos_broker.members.departures import KeptOut
 from tempos_broker.membership import Refused
@@ -64,7 +65,7 @@ TAP_PAGE = 100
 _T = TypeVar("_T")
 
 
-class Commands(TopicCommands, Protocol):
+class Commands(TopicCommands, ClientCommands, Protocol):
     """What the API does to a broker. What names a topic raises :class:`Refused`."""
 
     @property
@@ -96,7 +97,7 @@ Reload = Callable[[], Awaitable[Sequence[str]]]
 
 def application(broker: Commands, reload: Reload, token: str = "", feed: Feed | None = None) -> ASGIApp:
     """The web application over a broker; with a ``token``, every request but for the page must bring it."""
-    app = operations(broker, reload, feed).application({Refused: _on_refused, BadTopic: on_bad_topic})
+    app = operations(broker, reload, feed).application({Refused: _on_refused, BadDocument: _on_bad})
     door = Door(
         WholeNames(app),
         token,
@@ -116,6 +117,7 @@ def operations(broker: Commands, reload: Reload, feed: Feed | None = None) -> Op
     _add_feed(api, Feed(broker.documents) if feed is None else feed)
     _add_commands(api, broker, reload)
     add_topic_orders(api, broker)
+    add_client_orders(api, broker)
     return api
 
 
@@ -394,6 +396,13 @@ def _kept_out(kept: KeptOut | None) -> dict[str, Any] | None:
 def _endpoint(text: str) -> tuple[str, int]:
     ip, _, port = text.rpartition(":")
     return ip, int(port)
+
+
+async def _on_bad(request: Request, error: Exception) -> JSONResponse:
+    """What was told is not as it must be, and all that is wrong with it."""
+    assert isinstance(error, BadDocument)
+    text = f"the {error.what} is not as it must be: {'; '.join(error.problems)}"
+    return problem(422, text, error.problems)
 
 
 async def _on_refused(request: Request, error: Exception) -> JSONResponse:

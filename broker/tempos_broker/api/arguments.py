@@ -13,6 +13,7 @@ KEEP_OUT_MOST = 366 * 86_400.0
 
 TOPIC_NAME = Text("name of the topic", shortest=1, longest=MAX_BYTES)
 GROUP = Text("name of the group", shortest=1, longest=64)
+CLIENT_ID = Text("id of the client", shortest=1, longest=64)
 BROKER_NAME = Text("name of the broker", shortest=1, longest=64)
 MEMBER = Text("ip:port", pattern=r"^[0-9]{1,3}(\.[0-9]{1,3}){3}:[0-9]{1,5}$", example="10.0.2.2:5000")
 POLICY = Choice(tuple(each.value for each in PathPolicy))

@@ -53,6 +53,12 @@ FLEET_LACKS_TOPICS = gauge(
     "fleet",
     "broker",
 )
+FLEET_LACKS_CLIENTS = gauge(
+    "tempos_fleet_lacks_clients",
+    "run-time clients (keys) of the fleet that one does not have as they are",
+    "fleet",
+    "broker",
+)
 FLEET_LACKS = gauge("tempos_fleet_lacks", "members of others that one does not send to", "fleet", "broker")
 FLEET_LEAVING = gauge("tempos_fleet_leaving", "1 while it is taken out of service", "fleet", "broker")
 SLOW_CONSUMERS = gauge("tempos_slow_consumers", "members that do not keep up")
@@ -193,6 +199,7 @@ def _of_fleet(fleet: Mapping[str, Any]) -> Iterator[Sample]:
         yield sample(FLEET_SERVED, each["serves"], name, each["name"])
         yield sample(FLEET_LACKS, each["lacks"], name, each["name"])
         yield sample(FLEET_LACKS_TOPICS, each["lacks_topics"], name, each["name"])
+        yield sample(FLEET_LACKS_CLIENTS, each["lacks_clients"], name, each["name"])
         yield sample(FLEET_LEAVING, each["leaving"] is not None, name, each["name"])
         yield sample(FLEET_BEHIND, newest - each["in_force"], name, each["name"])
         yield sample(FLEET_MEMBERS, each["members"], name, each["name"])

@@ -369,6 +369,30 @@ class TopicRemoved(BaseModel):
     account: LedgerTopic
 
 
+class ClientOut(BaseModel):
+    """A client that signs what it asks, and its rights."""
+
+    id: str
+    origin: Literal["file", "run-time"] = Field(description="who made it")
+    publish: list[str] = Field(description="topics by name or filter, or * for every one")
+    subscribe: list[str]
+    durable: bool = Field(description="whether it is there again after a restart of the broker")
+
+
+class ClientsOut(BaseModel):
+    """Who may ask the broker."""
+
+    signed: bool = Field(description="whether requests have to be signed, but for control.open_networks")
+    clients: list[ClientOut]
+
+
+class ClientRemoved(BaseModel):
+    """A client that is no more."""
+
+    removed: str = Field(description="its id")
+    clients: int = Field(description="that are left; with none, nobody but control.open_networks may ask")
+
+
 class FleetMemberOut(BaseModel):
     """A member of the fleet; ``here``: this broker sends to it."""
 

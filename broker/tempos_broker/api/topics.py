@@ -7,7 +7,7 @@ OpenAPI document is made from them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from starlette.responses import JSONResponse, Response
 
@@ -15,15 +15,11 @@ from tempos_broker.api.arguments import DRAIN, DRAIN_SECONDS, TOPIC_NAME
 from tempos_broker.api.names import in_address
 from tempos_broker.api.stream import listed
 from tempos_broker.config.model import Origin
-from tempos_broker.config.topics import TOPIC, BadTopic
+from tempos_broker.config.topics import TOPIC
 from tempos_broker.documents import Documents
 from tempos_broker.topics.orders import Removed
 from tempos_daemon.operations import Body, Choice, Operations
-from tempos_daemon.problems import problem
 from tempos_daemon.schema import json_schema
-
-if TYPE_CHECKING:
-    from starlette.requests import Request
 
 _ORIGIN = Choice(tuple(each.value for each in Origin), "only of those that this made")
 
@@ -112,9 +108,3 @@ def add_topic_orders(api: Operations, broker: TopicCommands) -> None:
             "confirmed": done.ticketed == done.confirmed,
             "account": done.account,
         }
-
-
-async def on_bad_topic(request: Request, error: Exception) -> JSONResponse:
-    """A topic that is not as it must be, and all that is wrong with it."""
-    assert isinstance(error, BadTopic)
-    return problem(422, f"the topic is not as it must be: {'; '.join(error.problems)}", error.problems)

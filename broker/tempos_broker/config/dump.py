@@ -23,7 +23,7 @@ from tempos_daemon.schema import Keys, Kind
 def dump(config: BrokerConfig) -> str:
     """The text of a TOML file that :func:`~tempos_broker.config.load.load` reads as ``config``."""
     blocks = [_section(name, values) for name, values in _sections(config).items()]
-    blocks += [_block("[[client]]", _client(client)) for client in config.control.clients]
+    blocks += [_block("[[client]]", client_document(client)) for client in config.control.clients]
     blocks += [dump_topic(topic) for topic in config.topics]
     return "\n".join(block for block in blocks if block)
 
@@ -113,8 +113,23 @@ def _member(member: StaticMember) -> dict[str, Any]:
     return {**_fields(member), "weight": member.weight if member.weight > 1 else None}
 
 
-def _client(config: ClientConfig) -> dict[str, Any]:
-    return {**_fields(config), "key": config.key.hex()}
+def client_document(client: ClientConfig) -> dict[str, Any]:
+    """A client as it stands in a file, with its key in clear."""
+    return {**_rights(client), "key": client.key.hex()}
+
+
+def dump_rights(clients: Iterable[ClientConfig]) -> str:
+    """Clients that were made at run time, as remarks: who tells of them does not tell their keys."""
+    blocks = [_block("[[client]]", {**_rights(each), "key": "..."}, "#") for each in clients]
+    head = (
+        "# clients made at run time; to have one in the file, write its key there, and take away the signs\n"
+    )
+    return head + "\n".join(blocks) if blocks else ""
+
+
+def _rights(client: ClientConfig) -> dict[str, Any]:
+    """All of it but its key, in whose place there is nothing."""
+    return {key: None if key == "key" else getattr(client, key) for key in layout.CLIENT}
 
 
 def _fields(values: Any) -> dict[str, Any]:

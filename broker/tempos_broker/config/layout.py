@@ -199,7 +199,7 @@ FLEET: Keys = _defaults(
     address=own_kinds.FLEET_ADDRESS,
     zone=own_kinds.ZONE,
     lease=kinds.seconds(2, 3600),
-    share=kinds.choice("topics"),
+    share=kinds.choice("topics", "keys"),
 )
 FILE: Keys = {
     "broker": Key(BROKER, {}),

@@ -33,7 +33,7 @@ class StaticMember:
 
 
 class Origin(str, enum.Enum):
-    """Who made a topic: the configuration file, or an order while the broker ran."""
+    """Who made a topic or client: the configuration file, or an order while the broker ran."""
 
     FILE = "file"
     RUN_TIME = "run-time"
@@ -124,12 +124,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """A client that signs what it asks, and its rights: topics by name or filter, or ``EVERY_TOPIC``."""
+    """A client that signs what it asks, and its rights: topics by name or filter, or ``EVERY_TOPIC``.
+
+    Equal are those of the same key and rights, whoever made them.
+    """
 
     id: str
     key: bytes = field(repr=False)
     publish: tuple[str, ...] = ()
     subscribe: tuple[str, ...] = ()
+    origin: Origin = field(default=Origin.FILE, compare=False)
 
     def may(self, right: str, wanted: str) -> bool:
         """Whether it has a right on the topic of this name, or on all that a filter can match."""
@@ -147,7 +151,8 @@ class ControlConfig:
 
     ``clients``: who may ask; none means that everybody of ``networks`` may, unsigned. With any, only
     ``open_networks`` may ask unsigned. ``rate``: requests per second of one address; ``clock_window``:
-    seconds that a signed request's time may differ from the broker's, either way.
+    seconds that a signed request's time may differ from the broker's, either way. ``signed``: only
+    ``open_networks`` may ask unsigned though there is no client; no file says that, orders do.
     """
 
     lease: float = 10.0
@@ -157,6 +162,7 @@ class ControlConfig:
     rate: int = 1000
     clock_window: float = WINDOW
     clients: tuple[ClientConfig, ...] = ()
+    signed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +180,7 @@ class FleetConfig:
     ``certificate`` and ``key``: files for TLS. ``address``: the address of ours that members anywhere get
     their events from; empty: the first of ``broker.listen``. ``zone``: where this broker is. ``lease``:
     seconds after which a broker that is gone is out, with members that found no other by then. ``share``:
-    what its brokers have together besides members: ``topics``, those made at run time.
+    what its brokers have together besides members: ``topics``, ``keys``, those made at run time.
     """
 
     name: str = ""

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from tempos import ConfigError, GroupOptions
+from tempos import GroupOptions
 from tempos._abi import GROUPS_PER_TOPIC, MAX_MEMBERS
 from tempos_broker.config import layout
+from tempos_broker.config.bad import BadDocument
 from tempos_broker.config.completing import framed
 from tempos_broker.config.dump import fields_of
 from tempos_broker.config.groups import group_fields
@@ -29,8 +30,10 @@ ANYWHERE = BrokerConfig(
 )
 
 
-class BadTopic(ConfigError):
-    """A topic is not as it must be. ``problems`` holds every fault found."""
+class BadTopic(BadDocument):
+    """A topic is not as it must be."""
+
+    what = "topic"
 
 
 def read_topic(document: object, config: BrokerConfig, free: int | None = None) -> TopicConfig:

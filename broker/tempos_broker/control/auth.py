@@ -5,8 +5,8 @@
 
 Rules kept here:
 
-* With no client configured, everybody of ``control.networks`` may ask. With any, a request needs the
-  signature of one, except from ``control.open_networks``.
+* With no client configured, everybody of ``control.networks`` may ask. With any, or once one was made at run
+  time, a request needs the signature of one, except from ``control.open_networks``.
 * A signed datagram is taken once. Nonces are remembered for as long as the time inside them is taken; a
   full memory forgets the oldest and from then on takes nothing as old as that. Nothing signed before the
   broker started is taken either, so a restart opens no door to what was recorded before.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import heapq
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,7 +27,7 @@ from tempos import WireError, auth
 from tempos.auth import Key, Signed
 from tempos.control import MAX_DATAGRAM, Code
 from tempos.names import is_filter
-from tempos_broker.config.model import ClientConfig, ControlConfig
+from tempos_broker.config.model import ClientConfig, ControlConfig, Origin
 from tempos_broker.control.rate import RateLimit
 from tempos_broker.membership import Refused
 
@@ -62,7 +62,7 @@ class Caller:
         raise Refused(
             Code.NOT_ALLOWED,
             f"client {self.client.id!r} has no right to {wanted} on {topics} {topic!r}",
-            f"add it to {wanted} of [[client]] {self.client.id} in the broker's configuration",
+            f"add it to {wanted} of {_where(self.client)}",
         )
 
     def require_any(self, right: str) -> None:
@@ -71,7 +71,7 @@ class Caller:
             raise Refused(
                 Code.NOT_ALLOWED,
                 f"client {self.client.id!r} has no right to {right} on any topic",
-                f"add one to {right} of [[client]] {self.client.id} in the broker's configuration",
+                f"add one to {right} of {_where(self.client)}",
             )
 
 
@@ -187,9 +187,8 @@ class Guard:
 
         #: Whether an address is in a network that is served, and in one whose requests need not be signed.
         self._places = places
-        self._clients: Mapping[str, tuple[ClientConfig, Key]] = {
-            client.id: (client, Key(client.id, client.key)) for client in config.clients
-        }
+        self._clients = {client.id: (client, Key(client.id, client.key)) for client in config.clients}
+        self._signed = config.signed
         now_ms = round(wall * 1000)
         kept = self._nonces
         self._nonces = {
@@ -197,6 +196,22 @@ class Guard:
         }
         for nonces in self._nonces.values():
             nonces.set_window(round(config.clock_window * 1000))
+
+    def set_client(self, client_id: str, client: ClientConfig | None, wall: float) -> None:
+        """Go by another key and other rights of one client, who is known from now on, or (None) no more."""
+        if client is None:
+            del self._clients[client_id], self._nonces[client_id]
+            # Who takes a key away does not let everybody in.
+            self._signed = True
+            return
+        self._clients[client_id] = client, Key(client_id, client.key)
+        if client_id not in self._nonces:
+            self._nonces[client_id] = Nonces(round(wall * 1000))
+            self._nonces[client_id].set_window(round(self._config.clock_window * 1000))
+
+    def demand(self, *, signatures: bool) -> None:
+        """Whether everybody has to sign though there is no client."""
+        self._signed = signatures
 
     def admit(self, datagram: bytes, ip: str, wall: float, now: float) -> Admitted:
         """The request inside a datagram from ``ip``; raises :class:`Denied`."""
@@ -209,7 +224,7 @@ class Guard:
             raise Denied("too large", f"no request is larger than {MAX_DATAGRAM} bytes")
         if auth.is_signed(datagram):
             return self._admit_signed(datagram, ip, wall)
-        if self._clients and not may_be_unsigned:
+        if (self._clients or self._signed) and not may_be_unsigned:
             raise Denied(
                 "unsigned",
                 "requests must be signed",
@@ -266,6 +281,13 @@ class Guard:
             # Not answered: the first of the two was, and an answer to this one would stand against it.
             raise Denied("replay", f"replayed: client {signed.key_id} has sent this before")
         return admitted
+
+
+def _where(client: ClientConfig) -> str:
+    """Where its rights stand, for people."""
+    if client.origin is Origin.RUN_TIME:
+        return f"client {client.id}: tempos ctl client set"
+    return f"[[client]] {client.id} in the broker's configuration"
 
 
 def _networks(texts: Iterable[str]) -> list[ipaddress.IPv4Network]:

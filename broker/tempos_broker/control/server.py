@@ -138,8 +138,8 @@ class ControlServer:
         self._listing = Listing(
             registry, ledger, epoch, self._life, lambda: self._now, self._fleet.told, instance
         )
-        self._wall = ForwardTime(wall, monotonic)
-        self._guard = Guard(config, self._wall(), self._fleet.addressee)
+        self.wall = ForwardTime(wall, monotonic)
+        self.guard = Guard(config, self.wall(), self._fleet.addressee)
         self._timing = self._timing_of(config)
         self._now = 0.0
         self._log = Sparingly(log, lambda: self._now)
@@ -170,7 +170,7 @@ class ControlServer:
 
     def reconfigure(self, config: ControlConfig) -> None:
         """Go by another configuration from now on."""
-        self._guard.reconfigure(config, self._wall())
+        self.guard.reconfigure(config, self.wall())
         self._timing = self._timing_of(config)
 
     def receive_datagram(
@@ -182,7 +182,7 @@ class ControlServer:
         """
         self._now = now
         try:
-            admitted = self._guard.admit(datagram, ip, self._wall(), now)
+            admitted = self.guard.admit(datagram, ip, self.wall(), now)
         except Denied as denied:
             return self._deny(denied, ip, len(datagram))
         room = len(datagram) - (REPLY_OVERHEAD if admitted.key else 0)
@@ -257,7 +257,7 @@ class ControlServer:
             self.replies[TOO_LARGE] += 1
             cut = too_short(len(plain))
             plain = encode_error_within(way.room, way.request_id, cut.code, str(cut), cut.hint)
-        return None if plain is None else way.admitted.seal(plain, round(self._wall() * 1000))
+        return None if plain is None else way.admitted.seal(plain, round(self.wall() * 1000))
 
     def _joined(self, way: Way, topic: Topic, group: str, epoch: int) -> bytes:
         return encode_ok(
@@ -513,7 +513,7 @@ class ControlServer:
         return self._put_out(lease) if lease.progress.is_silent else frozenset()
 
     def _put_out(self, lease: Lease) -> frozenset[int]:
-        gone = self._registry.evict_unheard(lease, self._now, self._wall())
+        gone = self._registry.evict_unheard(lease, self._now, self.wall())
         for kept in gone:
             self._reach.warning("%s", kept)
         return frozenset(self._registry.topic(kept.place.topic).id for kept in gone)

@@ -17,8 +17,8 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from typing import Any, Protocol
 
 from tempos._awaitables import in_time
 from tempos_broker.account.accounts import Holder
@@ -45,6 +45,16 @@ RENEWED_AFTER = 1 / 4
 LOOK_EVERY = 1.0
 #: Brokers above which each says less often how far it is, and seconds for each of them between two times.
 CROWD, PER_BROKER = 16, 0.002
+
+
+class Share(Protocol):
+    """Things of a kind that brokers have together; ``lacking``: which are not had here so, and why."""
+
+    @property
+    def lacking(self) -> Mapping[str, str]: ...
+
+    async def catch_up(self, *, anew: bool = False) -> None:
+        """Carry out here what the others have ordered; ``anew``: what there is has been listed just now."""
 
 
 class Fleet:
@@ -98,9 +108,8 @@ class Fleet:
         self._until = 0.0
         #: Members that a store which has lost its past does not know, and until when they stay.
         self._doubtful: dict[Holder, float] = {}
-        #: Carries out what others ordered of topics; which of these are not here as they are there, and why.
-        self.catch_up: Callable[..., Awaitable[None]] | None = None
-        self.lacking: Mapping[str, str] = {}
+        #: What the brokers have together besides members, by what its keys begin with.
+        self.shares: dict[str, Share] = {}
         self._work = asyncio.Event()
         #: Somebody waits for what there is to tell.
         self._hurry = asyncio.Event()
@@ -239,7 +248,8 @@ class Fleet:
             for holder in changed:
                 self._doubtful.pop(holder, None)
             self._changed |= changed
-            if self._changed or self._doubtful or (self.catch_up and self.view.topics_changed):
+            news = any(self.view.made[kind].changed for kind in self.shares)
+            if self._changed or self._doubtful or news:
                 self._heard.set()
             self._tell_who(before, set(self.view.brokers))
             if changes:
@@ -269,8 +279,8 @@ class Fleet:
             del self._doubtful[holder]
             self._changed.add(holder)
         upto = self.view.revision
-        if self.catch_up is not None:
-            await self.catch_up(anew=anew)
+        for share in self.shares.values():
+            await share.catch_up(anew=anew)
         # Where this is broken off, for the store is away, what was not looked at yet is news still.
         for number, holder in enumerate(list(self._changed)):
             self._changed.discard(holder)
@@ -383,7 +393,11 @@ class Fleet:
             self._told = progress
 
     def _progress(self) -> rows.Progress:
-        return rows.Progress(self.in_force, *self._counted, len(self.lacking))
+        topics, clients = (len(self._lacking(kind)) for kind in (rows.TOPICS, rows.CLIENTS))
+        return rows.Progress(self.in_force, *self._counted, topics, clients)
+
+    def _lacking(self, kind: str) -> Mapping[str, str]:
+        return self.shares[kind].lacking if kind in self.shares else {}
 
     async def _look_around(self) -> None:
         """Count whom of the others' members we serve, and tell it."""
@@ -400,7 +414,7 @@ class Fleet:
                 if number % 512 == 511:
                     await asyncio.sleep(0)
             self._counted = serves, lacks
-            if self.lacking:
+            if any(share.lacking for share in self.shares.values()):
                 self._heard.set()
             if self._told != self._progress():
                 self._work.set()
@@ -494,8 +508,10 @@ class Fleet:
             "revision": self.view.revision,
             "in_force": self.in_force,
             "untold": len(self._untold),
-            "topics": sum(row.document is not None for row in self.view.topics.values()),
-            "lacks_topics": [{"name": name, "reason": why} for name, why in sorted(self.lacking.items())],
+            "topics": self.view.made[rows.TOPICS].count,
+            "clients": self.view.made[rows.CLIENTS].count,
+            "lacks_topics": _told(self._lacking(rows.TOPICS)),
+            "lacks_clients": _told(self._lacking(rows.CLIENTS)),
             "brokers": [
                 {
                     "name": row.name,
@@ -519,6 +535,7 @@ class Fleet:
             "serves": 0 if progress is None else progress.serves,
             "lacks": 0 if progress is None else progress.lacks,
             "lacks_topics": 0 if progress is None else progress.topics,
+            "lacks_clients": 0 if progress is None else progress.clients,
             "leaving": None if drained is None else {
                 "members": drained.home, "quiet": drained.quiet, "done": drained.done
             },
@@ -536,6 +553,10 @@ class Fleet:
             }
             for row in self.view.members.values()
         ]
+
+
+def _told(lacking: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": name, "reason": why} for name, why in sorted(lacking.items())]
 
 
 async def _first_to_fail(*work: Coroutine[Any, Any, None]) -> None:

@@ -9,7 +9,8 @@ import ipaddress
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from typing import Any
 
 from tempos.control import U32, U64
@@ -20,8 +21,10 @@ from tempos_broker.members.known import Wanted
 #: What keys begin with: brokers by name, what each has in force by name, members by who they are, and those
 #: brokers by name that are taken out of service.
 BROKERS, IN_FORCE, MEMBERS, DRAINS = "brokers/", "in-force/", "members/", "drains/"
-#: And topics that were made at run time, by name.
-TOPICS = "topics/"
+#: And what was made at run time: topics by name, clients by id.
+TOPICS, CLIENTS = "topics/", "clients/"
+#: Of such things, the option that is the rest of the key.
+MADE = {TOPICS: "name", CLIENTS: "id"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +68,13 @@ class Drained:
 
 
 @dataclass(frozen=True, slots=True)
-class TopicRow:
-    """The options of a topic; None: it was removed, at this time (seconds since 1970)."""
+class MadeRow:
+    """The options of what was made at run time; None: it was removed, at this time (seconds since 1970).
 
-    document: dict[str, Any] | None
+    Those of a client have its key among them.
+    """
+
+    document: dict[str, Any] | None = field(repr=False)
     removed: float = 0.0
 
 
@@ -76,13 +82,14 @@ class TopicRow:
 class Progress:
     """How far a broker is: the revision that it has in force, members of others that it serves, and lacks.
 
-    And how many of the fleet's topics it does not have as they are.
+    And how many of the fleet's topics and clients it does not have as they are.
     """
 
     revision: int
     serves: int = 0
     lacks: int = 0
     topics: int = 0
+    clients: int = 0
 
     def value(self) -> bytes:
         return _json(asdict(self))
@@ -169,28 +176,31 @@ def member_in(key: str, value: bytes) -> MemberRow | None:
 def progress_in(value: bytes) -> Progress | None:
     """How far a broker says that it is; None: it says nothing of sense."""
     fields = _fields(value)
-    counts = [fields.get(name, 0) for name in ("revision", "serves", "lacks", "topics")]
+    counts = [fields.get(each.name, 0) for each in dataclass_fields(Progress)]
     return Progress(*counts) if all(type(each) is int and each >= 0 for each in counts) else None
 
 
-def topic(document: Mapping[str, Any]) -> bytes:
-    """What is written of a topic with these options."""
+def made(document: Mapping[str, Any]) -> bytes:
+    """What is written of what was made at run time with these options."""
     return _json({"options": document})
 
 
 def removed(now: float) -> bytes:
-    """What is written of a topic that was removed at this time."""
+    """What is written of what was removed at this time."""
     return _json({"removed": now})
 
 
-def topic_in(name: str, value: bytes) -> TopicRow | None:
-    """What a value tells of a topic; None: nothing of sense. Its options are judged where they are used."""
+def made_in(kind: str, name: str, value: bytes) -> MadeRow | None:
+    """What a value tells of a thing of a kind; None: nothing of sense.
+
+    Its options are judged where they are used.
+    """
     fields = _fields(value)
     options, removed_at = fields.get("options"), fields.get("removed")
-    if isinstance(options, dict) and options.get("name") == name:
-        return TopicRow(options)
+    if isinstance(options, dict) and options.get(MADE[kind]) == name:
+        return MadeRow(options)
     if isinstance(removed_at, (int, float)) and not isinstance(removed_at, bool):
-        return TopicRow(None, float(removed_at))
+        return MadeRow(None, float(removed_at))
     return None
 
 

@@ -7,7 +7,29 @@ from collections.abc import Iterable, Mapping
 from tempos_broker.account.accounts import Holder
 from tempos_broker.fleet import rows
 from tempos_broker.fleet.registry import Change, Entry, Write
-from tempos_broker.fleet.rows import BrokerRow, Drained, MemberRow, Progress, TopicRow
+from tempos_broker.fleet.rows import BrokerRow, Drained, MadeRow, MemberRow, Progress
+
+
+class Made:
+    """What was made at run time of a kind, and what was removed, by name; and of which there was news."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, MadeRow] = {}
+        self.changed: set[str] = set()
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(row.document is not None for row in self.rows.values())
+
+    def take(self, name: str, row: MadeRow | None) -> None:
+        """It is told otherwise than before, or (None) of no more."""
+        if row == self.rows.get(name):
+            return
+        self.changed.add(name)
+        self.rows.pop(name, None)
+        if row is not None:
+            self.rows[name] = row
 
 
 class View:
@@ -23,9 +45,8 @@ class View:
         self.progress: dict[str, Progress] = {}
         #: Brokers that are taken out of service, and how far each is.
         self.drains: dict[str, Drained] = {}
-        #: Topics that were made at run time, and those that were removed; of which there was news.
-        self.topics: dict[str, TopicRow] = {}
-        self.topics_changed: set[str] = set()
+        #: Topics and clients that were made at run time, by what their keys begin with.
+        self.made = {kind: Made() for kind in rows.MADE}
         #: Grows with each change of who is in the fleet.
         self.changes = 0
         #: Values that made no sense.
@@ -50,7 +71,8 @@ class View:
         """
         changed: set[Holder] = set()
         for key, value, revision in changes:
-            if not listed and key.startswith(rows.TOPICS) and revision < self.written.get(key, 0):
+            kind = key[: key.find("/") + 1]
+            if not listed and kind in self.made and revision < self.written.get(key, 0):
                 continue
             if value is None:
                 self.written.pop(key, None)
@@ -71,8 +93,8 @@ class View:
                 self.drains.pop(name, None)
                 if value is not None:
                     self.drains[name] = rows.drained_in(value)
-            elif key.startswith(rows.TOPICS):
-                self._take_topic(key.removeprefix(rows.TOPICS), value)
+            elif kind in self.made:
+                self._take_made(kind, key.removeprefix(kind), value)
             self.revision = max(self.revision, revision)
         return changed
 
@@ -89,21 +111,16 @@ class View:
             self.written[write.key] = max(at, self.written.get(write.key, 0))
         return True
 
-    def wrote_topic(self, name: str, value: bytes, at: int) -> None:
-        """A topic was written here."""
-        row = rows.topic_in(name, value)
-        if self.wrote(Write(rows.TOPICS + name, value), at) and row is not None:
-            self.topics[name] = row
+    def wrote_made(self, kind: str, name: str, value: bytes, at: int) -> None:
+        """A topic or client was written here."""
+        row = rows.made_in(kind, name, value)
+        if self.wrote(Write(kind + name, value), at) and row is not None:
+            self.made[kind].rows[name] = row
 
-    def _take_topic(self, name: str, value: bytes | None) -> None:
-        row = None if value is None else rows.topic_in(name, value)
+    def _take_made(self, kind: str, name: str, value: bytes | None) -> None:
+        row = None if value is None else rows.made_in(kind, name, value)
         self.malformed += value is not None and row is None
-        if row == self.topics.get(name):
-            return
-        self.topics_changed.add(name)
-        self.topics.pop(name, None)
-        if row is not None:
-            self.topics[name] = row
+        self.made[kind].take(name, row)
 
     def _take_member(self, key: str, value: bytes | None, changed: set[Holder]) -> None:
         holder = rows.holder_in(key)

@@ -74,6 +74,13 @@ def with_topics(action: _ActionT) -> _ActionT:
     return with_words(action, lambda options: [topic["name"] for topic in _api(options).get("/v1/topics")])
 
 
+def with_clients(action: _ActionT) -> _ActionT:
+    """The argument is the id of a client."""
+    return with_words(
+        action, lambda options: [each["id"] for each in _api(options).get("/v1/clients")["clients"]]
+    )
+
+
 def with_groups(action: _ActionT) -> _ActionT:
     """The argument is a group of the topic in front of it."""
     return with_words(action, lambda options: [group["name"] for group in _route(options)["groups"]])

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from tempos.cli import clients, topics
 from tempos.cli import options as opt
-from tempos.cli import topics
 from tempos.cli.answer import show_answer
 from tempos.cli.api import Api, add_api, add_api_again
 from tempos.cli.completion import with_groups, with_members, with_topics
@@ -23,6 +23,8 @@ examples:
   tempos ctl topics
   tempos ctl topic add plant/line1/press --class SQ
                                                 make one; see tempos ctl topic --help for set and remove
+  tempos ctl client add sensor-1 --publish plant/# -o sensor-1.key
+                                                a client with a key; see tempos ctl client --help
   tempos ctl path temperature fast              take the fast path; auto, slow
   tempos ctl drain temperature workers 10.0.2.2:5000
                                                 exit code 0 once it has confirmed everything, 1 if not
@@ -72,6 +74,7 @@ def register(subparsers: Subparsers) -> None:
 
     add("topics", "every topic with its path", _topics)
     topics.register(actions)
+    clients.register(actions)
     route = add("route", "the groups and members of a topic", _route)
     with_topics(route.add_argument("topic", metavar="TOPIC"))
     path = add("path", "let a topic take another path; nothing is lost or doubled", _path)

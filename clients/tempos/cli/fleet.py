@@ -97,9 +97,10 @@ def status_lines(fleet: Mapping[str, Any]) -> Iterable[str]:
     yield f"fleet {fleet['name']}, asked of {fleet['broker']}; registry {reach} for {since}{why}"
     if fleet["untold"]:
         yield f"{number(fleet['untold'])} members are not told of yet"
-    for each in fleet["lacks_topics"]:
-        where = f"{each['name']} is not at {fleet['broker']} as in the rest of the fleet"
-        yield f"topic {where}: {each['reason']}"
+    for word, lacking in (("topic", fleet["lacks_topics"]), ("client", fleet["lacks_clients"])):
+        for each in lacking:
+            where = f"{each['name']} is not at {fleet['broker']} as in the rest of the fleet"
+            yield f"{word} {where}: {each['reason']}"
     newest = max([each["in_force"] for each in fleet["brokers"]], default=0)
     agreed = min([each["in_force"] for each in fleet["brokers"]], default=0)
     yield f"agreed on revision {number(agreed)}; the newest that is in force anywhere is {number(newest)}"
@@ -107,12 +108,15 @@ def status_lines(fleet: Mapping[str, Any]) -> Iterable[str]:
         (
             each["name"], f"{each['address']}:{each['control_port']}", each["zone"] or "-",
             number(each["members"]), number(each["serves"]), number(each["lacks"]),
-            number(each["lacks_topics"]), number(newest - each["in_force"]), _service(each["leaving"]),
+            number(each["lacks_topics"]), number(each["lacks_clients"]), number(newest - each["in_force"]),
+            _service(each["leaving"]),
         )
         for each in fleet["brokers"]
     ]  # fmt: skip
     yield from table(
-        ("broker", "at", "zone", "members", "serves", "lacks", "topics lacking", "behind", "in service"), rows
+        ("broker", "at", "zone", "members", "serves", "lacks", "topics lacking", "clients lacking", "behind",
+         "in service"),
+        rows,
     )  # fmt: skip
 
 

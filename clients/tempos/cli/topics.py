@@ -201,7 +201,7 @@ def _address(name: str) -> str:
     return f"/v1/topics/{quote(name, safe='')}"
 
 
-def _ask(call: Callable[[], Any]) -> Any:
+def ask(call: Callable[[], Any]) -> Any:
     """The answer; where several things are wrong with the order, each on a line of its own."""
     try:
         return call()
@@ -215,7 +215,7 @@ def _add(options: argparse.Namespace) -> int:
     body = {"name": options.name, **_given(options)}
     if "ports" in body:
         body.setdefault("framing", Framing.FOREIGN.value)
-    answer = _ask(lambda: Api.of(options, 30).post("/v1/topics", body))
+    answer = ask(lambda: Api.of(options, 30).post("/v1/topics", body))
     show_answer(options, answer, _one)
     return 0
 
@@ -227,7 +227,7 @@ def _set(options: argparse.Namespace) -> int:
         options.fail("what to change? give options, or --default OPTION")
     if both := sorted(given.keys() & unset.keys()):
         options.fail(f"--default {both[0]} stands beside another value for it: give one of both")
-    answer = _ask(lambda: Api.of(options, 30).patch(_address(options.name), {**given, **unset}))
+    answer = ask(lambda: Api.of(options, 30).patch(_address(options.name), {**given, **unset}))
     show_answer(options, answer, _one)
     return 0
 
@@ -246,7 +246,7 @@ def _one(topic: Any) -> str:
 
 def _remove(options: argparse.Namespace) -> int:
     query = f"?drain={'true' if options.drain else 'false'}&patience_s={options.patience!r}"
-    answer = _ask(lambda: Api.of(options, options.patience + 30).delete(_address(options.name) + query))
+    answer = ask(lambda: Api.of(options, options.patience + 30).delete(_address(options.name) + query))
 
     def show(done: Any) -> str:
         account = done["account"]

@@ -200,9 +200,10 @@ function fleet() {
     const words = [
       !each.leaving ? "" : each.leaving.done ? "out of service" : "is leaving",
       each.lacks_topics ? `lacks ${count.format(each.lacks_topics)} topics` : "",
+      each.lacks_clients ? `lacks ${count.format(each.lacks_clients)} clients` : "",
     ].filter(Boolean).join(", ");
     for (const cell of [each.name, `${each.address}:${each.control_port}`, each.zone || "–", count.format(each.members), count.format(each.serves)]) row.append(el("td", "", cell));
-    row.append(el("td", each.lacks ? "hurt" : "", count.format(each.lacks)), el("td", behind ? "hurt" : "", count.format(behind)), el("td", each.lacks_topics ? "hurt" : "", words));
+    row.append(el("td", each.lacks ? "hurt" : "", count.format(each.lacks)), el("td", behind ? "hurt" : "", count.format(behind)), el("td", each.lacks_topics || each.lacks_clients ? "hurt" : "", words));
   }
   table.id = "brokers";
   $("brokers").replaceWith(table);
