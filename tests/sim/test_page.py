@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -110,10 +111,17 @@ def test_the_page_follows(browser: Browser, tmp_path: Path) -> None:
         expect(shown.locator("#headline")).to_contain_text("losses: press", timeout=SOON)
         expect(shown.locator("#detail")).to_contain_text("200 lost", timeout=SOON)
         expect(shown.locator("#remedy")).to_contain_text("tempos ledger press")
+        change(shown, "TD407 losses (press former groups)")
         # The same facts in a terminal.
         asked = [sys.executable, "-m", "tempos", "top", "--once", "--api", f"127.0.0.1:{world.api}"]
         screen = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
         assert screen.startswith("TD407 losses")
+        assert re.search(r"^since 20\S+ \S+; what to do: tempos ledger press$", screen, re.MULTILINE)
+        asked[3:5] = ["doctor"]
+        told = subprocess.run(asked, check=False, capture_output=True, text=True)
+        assert told.returncode == 1
+        assert re.search(r"TD407 .*press .*200 lost and 0 dropped, of 250 \(since 20", told.stdout, re.DOTALL)
+        asked[3:4] = ["top", "--once"]
         assert "a command says path = slow" in screen
         told = json.loads(subprocess.run([*asked, "--json"], check=True, capture_output=True).stdout)
         assert [(each["name"], each["lost"]) for each in told["topics"]] == [("idle", 0), ("press", 200)]

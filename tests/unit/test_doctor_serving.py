@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tempos.cli.main import main, parser_of
-from tempos.doctor import Asked, Severity, Tried, judge
-from tempos.doctor.serving import MANY, PAST, SERVING, few, gather, look
+from tempos.doctor import Asked, Severity, Tried, archive, judge
+from tempos.doctor.serving import MANY, PAST, SERVING, few, gather, look, moments, timed
 
 TOKEN = "a-token-that-nobody-sees"
 
@@ -127,7 +127,8 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         right = self.headers.get("Authorization") == f"Bearer {TOKEN}"
-        body = json.dumps(self.answer if right else {"detail": "a token is needed"}).encode()
+        answer = {"at": 200.0, "wrong": []} if self.path == "/v1/wrong" else self.answer
+        body = json.dumps(answer if right else {"detail": "a token is needed"}).encode()
         self.send_response(200 if right else 401)
         self.end_headers()
         self.wfile.write(body)
@@ -155,18 +156,53 @@ def test_it_asks_with_the_token_and_never_shows_it(
             ):
                 Answers.answer = answer
                 options = ["--token-file", str(tmp_path / "token")] if token else []
-                for form in ([], ["--json"]):
-                    assert main(["doctor", "--api", url, *options, *form]) == code
+                for place, form in ((url, []), (url.removeprefix("http://"), ["--json"])):
+                    assert main(["doctor", "--api", place, *options, *form]) == code
                     out = capsys.readouterr().out
                     assert said in out
                     assert TOKEN not in out
+            monkeypatch.setenv("TEMPOS_API", url.removeprefix("http://"))
+            monkeypatch.setenv("TEMPOS_TOKEN", TOKEN)
+            Answers.answer = status()
+            assert [(each.check, each.had) for each in gather(Asked())] == [("TD401", True)]
+            told = dict(archive._api(Asked(), TOKEN))
+            assert json.loads(told["api/status.json"]) == status()
+            assert told.keys() >= {"api/wrong.json", "api/changes.json"}
         finally:
+            monkeypatch.delenv("TEMPOS_TOKEN", raising=False)
             server.shutdown()
             thread.join()
+    (tried,) = gather(Asked(api="no:place:this"))
+    assert (tried.check, tried.had) == ("TD401", False)
     (tried,) = gather(Asked(api=url))
     assert (tried.check, tried.had) == ("TD401", False)
     monkeypatch.setenv("TEMPOS_API", url)
     assert list[Tried](gather(Asked())) == [], "nobody said that there is one"
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ({}, "since 1970-01-02 03:04:05"),
+        ({"before": True}, "since before 1970-01-02 03:04:05"),
+        ({"now": False}, "last at 1970-01-02 03:05:05"),
+        ({"now": False, "before": True}, "last at 1970-01-02 03:05:05"),
+        ({"now": False, "before": True, "changed": 0.0}, "since before 1970-01-02 03:04:05"),
+        ({"subject": "another"}, ""),
+    ],
+)
+def test_it_says_since_when_as_far_as_the_broker_knows(known: dict[str, Any], said: str) -> None:
+    began = datetime(1970, 1, 2, 3, 4, 5).timestamp()
+    row = {"code": "TD403", "subject": "news", "since": began, "changed": began + 60, "now": True,
+           "before": False, **known}  # fmt: skip
+
+    class Told:
+        def get(self, path: str) -> Any:
+            assert path == "/v1/wrong"
+            return {"at": began + 90, "wrong": [row]}
+
+    (found,) = look(status(policy="fast"))
+    assert timed(found, moments(Told())).cause == (f"off ({said})" if said else "off")  # type: ignore[arg-type]
 
 
 def test_thousands_of_one_kind_hide_no_other() -> None:

@@ -63,6 +63,11 @@ class Feed:
         """The state, then what changes: so many steps, or for ever; raises :class:`Full`."""
         return self._viewers.look(steps)
 
+    def wrong(self) -> dict[str, Any]:
+        """What is wrong, or went wrong, as the page shows it; as of the last step."""
+        at = round(time.time(), 3)
+        return {"at": at, "wrong": self._verdict.document(at)}
+
     # --- a step -----------------------------------------------------------------------------
 
     async def _step(self) -> None:

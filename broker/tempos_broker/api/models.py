@@ -341,6 +341,29 @@ class ChangeOut(BaseModel):
     member_count: int
 
 
+class FindingOut(BaseModel):
+    """What a check of `tempos doctor` found. Times are Unix seconds."""
+
+    code: str = Field(description="as the manual lists them: TD and three digits")
+    name: str
+    subject: str = Field(description="what it is about: a topic, a group of it, a member; empty: the broker")
+    severity: Literal["note", "unknown", "warning", "fault"]
+    cause: str
+    means: str = Field(description="what follows")
+    fix: str = Field(description="a command, or empty")
+    since: float
+    before: bool = Field(description="so it was at the start already, which is what `since` tells")
+    changed: float = Field(description="when it was another one last")
+    now: bool = Field(description="it holds, or went on within the last minute; otherwise it went wrong once")
+
+
+class WrongOut(BaseModel):
+    """What is wrong, the worst of now first; it is looked at every 15 s at the latest."""
+
+    at: float = Field(description="now, Unix seconds")
+    wrong: list[FindingOut]
+
+
 class ChangesOut(BaseModel):
     """The last changes, the oldest first."""
 

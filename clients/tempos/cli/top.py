@@ -54,11 +54,13 @@ def run(options: argparse.Namespace) -> int:
         from tempos.cli.live.screen import show
 
         return show(api, options.sort)
+    from tempos.doctor.serving import moments
+
     before, at = api.get("/v1/status"), time.monotonic()
     while True:
         time.sleep(options.interval)
         now, then = api.get("/v1/status"), time.monotonic()
-        shown = measured(before, now, then - at, options.sort)
+        shown = measured(before, now, then - at, options.sort, moments(api))
         before, at = now, then
         if options.json:
             print(json.dumps(shown, ensure_ascii=False), flush=True)
@@ -82,9 +84,16 @@ def _can_move() -> bool:
 
 
 def measured(
-    before: Mapping[str, Any], now: Mapping[str, Any], seconds: float, sort: str = "rate"
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    seconds: float,
+    sort: str = "rate",
+    when: Mapping[tuple[str, str], str] | None = None,
 ) -> dict[str, Any]:
-    """Two statuses, so many seconds apart, as rates; ``sort``: rate, lag (events that wait) or loss."""
+    """Two statuses, so many seconds apart, as rates; ``sort``: rate, lag (events that wait) or loss.
+
+    ``when``: by code and subject since when it is wrong, in words.
+    """
     from tempos.doctor import Asked, judge
     from tempos.doctor.findings import BAD
     from tempos.doctor.serving import SERVING, few, look
@@ -101,7 +110,8 @@ def measured(
         "seconds": round(seconds, 3),
         "wrong": [
             {"code": each.code, "name": each.name, "severity": each.severity.value,
-             "subject": each.subject, "cause": each.cause, "fix": each.fix}
+             "subject": each.subject, "cause": each.cause, "fix": each.fix,
+             "when": (when or {}).get((each.code, each.subject), "")}
             for each in wrong
         ],
         "topics": topics,
@@ -142,7 +152,8 @@ def render(shown: Mapping[str, Any]) -> Iterator[str]:
     else:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         yield one_line(f"{first['code']} {first['name']}{more}: {first['subject']}: {first['cause']}")
-        yield one_line(f"what to do: {first['fix']}" if first["fix"] else "")
+        told = [first["when"], f"what to do: {first['fix']}" if first["fix"] else ""]
+        yield one_line("; ".join(each for each in told if each))
     yield ""
     columns = f"{'in/s':>9} {'out/s':>9} {'mem':>4} {'wait':>6} {'lost':>7}"
     yield f"{'topic':<24} {'cls':3} {'path':4} {columns}  why"

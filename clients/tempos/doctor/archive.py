@@ -2,7 +2,7 @@
 
     doctor.json   what was tried, area by area, before anybody judged it; and on what machine
     config.toml   the configuration, every secret in it masked
-    api/          status, ledger, readiness and topics of the broker that runs
+    api/          status, ledger, readiness and topics of the broker that runs; what was wrong, and changed
     log.txt       the end of its log
     host/         what the host's own tools say
 
@@ -28,6 +28,7 @@ from typing import Any
 from tempos.cli.api import Api
 from tempos.doctor.findings import Asked, Tried
 from tempos.doctor.programs import located
+from tempos.doctor.serving import url_of
 from tempos.errors import LocalError, RemoteError, one_line
 
 FORMAT = 1
@@ -45,7 +46,7 @@ _BEARER = re.compile(r"(?P<key>Bearer\s+)(?P<value>[^\s\"',]+)", re.IGNORECASE)
 _IN_URL = re.compile(r"(?P<key>\w+://[^\s/@:\"']*:)(?P<value>[^\s/@\"']+)(?=@)")
 #: Shorter ones are no secrets, and might be words.
 _SHORTEST = 8
-_DOCUMENTS = ("status", "ledger", "ready", "topics")
+_DOCUMENTS = ("status", "ledger", "ready", "topics", "wrong", "changes")
 _COMMANDS = (
     "uname -a", "nproc", "ip -d -s address", "ip route show table all", "ip rule", "ip neigh",
     "ip -d xfrm policy", "ss -uanpm", "tc -s qdisc", "nft list ruleset", "iptables-save", "bpftool net",
@@ -170,7 +171,8 @@ def _api(asked: Asked, token: str) -> Iterator[tuple[str, str]]:
     """The documents of a broker that answers, else why there are none."""
     for name in _DOCUMENTS:
         try:
-            yield f"api/{name}.json", json.dumps(Api(asked.api, token, _LIMIT).get(f"/v1/{name}"), indent=1)
+            told = Api(url_of(asked), token, _LIMIT).get(f"/v1/{name}")
+            yield f"api/{name}.json", json.dumps(told, indent=1)
         except (LocalError, RemoteError) as error:
             yield f"api/{name}.json", json.dumps({"error": one_line(error)})
 

@@ -10,15 +10,16 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from tempos._api import DEFAULT
 from tempos.cli.api import Api
 from tempos.cli.words import group_name
 from tempos.doctor.findings import Area, Asked, Check, Severity, Tried
 from tempos.errors import LocalError, RemoteError, one_line
 from tempos.model import NOBODY
+from tempos.session.place import api_at, usual_api
 
 #: Of what a group or a member was given, the part that may be lost before it is told.
 LOST = 0.001
@@ -38,17 +39,20 @@ Document = Mapping[str, Any]
 
 def gather(asked: Asked) -> Iterator[Tried]:
     """Ask the broker, if there is one."""
-    url = asked.api or os.environ.get("TEMPOS_API") or DEFAULT
+    url = asked.api
     try:
+        url = url_of(asked)
         token = token_of(asked)
-        status = Api(url, token, _PATIENCE).get("/v1/status")
+        api = Api(url, token, _PATIENCE)
+        status = api.get("/v1/status")
     except (LocalError, RemoteError) as error:
         if asked.api or getattr(error, "status", None) is not None:
             yield Tried("TD401", False, one_line(error), url)
         return
     try:
-        found = list(look(status))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        when = moments(api)
+        found = [timed(each, when) for each in look(status)]
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, OSError) as error:
         yield Tried("TD401", False, f"its status is not of this version: {error!r}", url)
         return
     yield _broker(status, url)
@@ -67,6 +71,32 @@ def few(found: Iterable[Tried]) -> tuple[list[Tried], Counter[str]]:
         if number[each.check] <= MANY:
             kept.append(each)
     return kept, Counter({check: count - MANY for check, count in number.items() if count > MANY})
+
+
+def moments(api: Api) -> dict[tuple[str, str], str]:
+    """By code and subject since when it is so, or when it was last, in words, as far as the broker says.
+
+    Raises what a document of another kind raises.
+    """
+    try:
+        told = api.get("/v1/wrong")
+    except (LocalError, RemoteError):
+        # An earlier one does not.
+        return {}
+    when = {}
+    for each in told.get("wrong", ()):
+        last = not each["now"] and (not each["before"] or each["changed"] > each["since"])
+        at = datetime.fromtimestamp(max(each["changed"], each["since"]) if last else each["since"])
+        how = "last at" if last else "since before" if each["before"] else "since"
+        when[each["code"], each["subject"]] = f"{how} {at:%Y-%m-%d %H:%M:%S}"
+    return when
+
+
+def timed(tried: Tried, when: Mapping[tuple[str, str], str]) -> Tried:
+    """The same, saying since when. Of what is over it says so already."""
+    if tried.check == "TD420" or (moment := when.get((tried.check, tried.subject))) is None:
+        return tried
+    return replace(tried, cause=f"{tried.cause} ({moment})")
 
 
 def look(status: Document) -> Iterator[Tried]:
@@ -191,6 +221,11 @@ def _quoted(text: str) -> str:
 
 def _counts(counted: Mapping[str, int]) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in counted.items())
+
+
+def url_of(asked: Asked) -> str:
+    """Where the broker is asked; raises :class:`LocalError` for what is no place."""
+    return api_at(asked.api) if asked.api else usual_api()
 
 
 def token_of(asked: Asked) -> str:
