@@ -590,4 +590,7 @@ class Broker:
 
     async def reload(self, config: BrokerConfig) -> tuple[str, ...]:
         """See :meth:`Reloader.apply`."""
-        return await self._reloader.apply(config)
+        words = await self._reloader.apply(config)
+        if self.fleet is not None:
+            self.fleet.look_over()
+        return words

@@ -147,10 +147,14 @@ async def test_what_a_brokers_own_file_says_otherwise_is_told() -> None:
             return int(brokers["b2"]["lacks_clients"])
 
         await come_to(lambda: lacks() == 1, lacks)
-        # Both the same, and nothing is lacking.
+        # Both the same, and nothing is lacking; gone from the file it is the fleet's.
         both = replace(own, key=bytes.fromhex(key(2)))
         await two.reload(replace(two.config, control=replace(control, clients=(both,))))
         await come_to(lambda: lacks() == 0, lacks)
+        assert made(two) == {}
+        await two.reload(replace(two.config, control=control))
+        await come_to(lambda: made(two) == made(one), lambda: made(two))
+        assert lacking(two) == {}
 
 
 async def test_a_value_in_the_store_that_makes_no_sense_makes_nobody() -> None:

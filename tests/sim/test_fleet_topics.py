@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from support.fleet_world import TOPICS, World, come_to, world
 
 from tempos import TemposError, Topic
 from tempos_broker.broker import Broker
-from tempos_broker.config.model import Origin
+from tempos_broker.config.model import Origin, TopicConfig
 from tempos_broker.fleet import rows
 from tempos_broker.fleet.registry import Away, Write
 from tempos_broker.fleet.topics import SharedTopics
@@ -126,6 +127,24 @@ async def test_what_a_broker_cannot_have_is_told_and_had_once_it_can_be() -> Non
         await come_to(lambda: made(two).keys() == {"other"}, lambda: made(two))
         await come_to(lambda: _lacks(one, "b2") == 0, lambda: one.fleet and one.fleet.document())
         assert lacking(two) == {}
+
+
+async def test_what_goes_from_a_brokers_file_is_the_fleets_still() -> None:
+    async with world(2) as fleet:
+        one, two = fleet.brokers
+        await one.add_topic({"name": "x", "id": 50, "rate": 7})
+        before, config = made(two), two.config
+        own = TopicConfig(Topic(50, "x", rate=7))
+        await two.reload(replace(config, topics=(*config.topics, own)))
+        assert made(two) == {}
+        await two.reload(config)
+        await come_to(lambda: made(two) == before, lambda: made(two))
+        # Nor is what was made elsewhere since anything that a file brings back.
+        await two.reload(replace(config, topics=(*config.topics, own)))
+        await one.remove_topic("x")
+        assert [each["name"] for each in two.status()["topics"]] == ["plant/a", "plant/b", "x"]
+        await two.reload(config)
+        await agree(fleet)
 
 
 def _lacks(broker: Broker, name: str) -> int:

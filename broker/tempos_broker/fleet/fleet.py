@@ -463,6 +463,13 @@ class Fleet:
         """There is something that others told to be put in force."""
         self._heard.set()
 
+    def look_over(self) -> None:
+        """What holds here may be another than it was: what went from the file may be the fleet's still."""
+        for kind in self.shares:
+            made = self.view.made[kind]
+            made.changed |= made.rows.keys()
+        self.look_soon()
+
     async def _settled(self) -> None:
         while self._untold or self._telling:
             await self._next()
