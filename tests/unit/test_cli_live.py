@@ -72,6 +72,19 @@ def test_a_change_that_grew_takes_the_place_of_what_it_was() -> None:
 
 
 @pytest.mark.parametrize(
+    ("before", "refused", "lost"),
+    [(9, {}, 9), (9, {"over_rate": 7}, 2), (9, {"over_rate": 12}, 0), (9, {"no_member": 7}, 9)],
+)
+def test_what_is_over_a_topics_rate_is_refused_and_not_lost_before(
+    before: int, refused: dict[str, int], lost: int
+) -> None:
+    state = State()
+    of = {"lost_before": {"publishers": 1, "at_least": before}, "refused": refused}
+    state.take(told(1.0, topic(1, "press", lost=3, **of)), True)
+    assert state.topics[1].lost == 3 + lost
+
+
+@pytest.mark.parametrize(
     ("sort", "first"),
     [(Sort.RATE, "busy"), (Sort.LAG, "late"), (Sort.LOSS, "lossy"), (Sort.LATENCY, "slow"), (Sort.NAME, "a")],
 )
@@ -108,7 +121,7 @@ def test_the_first_lines_say_what_is_wrong_since_when_and_what_to_do() -> None:
     state = State()
     state.take(told(100.0, topic(1, "press"), wrong=[finding(), finding(code="TD404")]), True)
     lines = text(screen(state, Wish(), WIDTH, HEIGHT))
-    assert lines[0] == "here: TD407 losses: press (and 1 more: f)"
+    assert lines[0] == "here: TD407 losses (and 1 more: f): press"
     assert lines[1].endswith(": 7 lost")
     assert lines[2] == "what to do: tempos ledger press"
     state.take({"at": 200.0, "topics": [], "gone": [], "changes": [], "wrong": [finding(now=False)]}, False)

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tempos.cli.api import Api, add_api
+from tempos.cli.words import not_delivered
 from tempos.errors import one_line
 
 if TYPE_CHECKING:
@@ -135,9 +136,7 @@ def _topic(before: Mapping[str, Any] | None, now: Mapping[str, Any], seconds: fl
         "out_per_s": rate(tickets, had),
         "members": sum(len(group["members"]) for group in groups),
         "waiting": sum(each["waiting"] or 0 for group in groups for each in group["members"]),
-        "lost": sum(group["lost"] + group["dropped"] for group in groups)
-        + now["lost_before"]["at_least"]
-        + sum(now["lost"].values()),
+        "lost": not_delivered(now),
     }
 
 

@@ -20,6 +20,13 @@ def counted(number: int, what: str) -> str:
     return f"{number:,} {what}" + ("" if number == 1 else "s")
 
 
+def not_delivered(topic: Mapping[str, Any]) -> int:
+    """What is lost or was dropped of a topic, by its status. What is over its rate is refused instead."""
+    groups = sum(group["lost"] + group["dropped"] for group in topic["groups"])
+    before = topic["lost_before"]["at_least"] - topic["refused"].get("over_rate", 0)
+    return int(groups + max(0, before) + sum(topic["lost"].values()))
+
+
 def member_name(member: Mapping[str, Any]) -> str:
     """Where a member is; where a queue waits for one, that it does."""
     return place_name(member["ip"], member["port"])

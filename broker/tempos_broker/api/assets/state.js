@@ -38,7 +38,8 @@ function rated(topic, before, seconds) {
   topic.rate = per(topic.received, was);
   topic.outs = outs;
   topic.out = [...outs.values()].reduce((a, b) => a + b, 0);
-  topic.gone = sum("lost") + sum("dropped") + topic.lost_before.at_least
+  // What is over its rate is refused, and told as that.
+  topic.gone = sum("lost") + sum("dropped") + Math.max(0, topic.lost_before.at_least - (topic.refused.over_rate || 0))
     + Object.values(topic.lost).reduce((a, b) => a + b, 0);
   topic.members = sum("members");
   const latency = topic.latency && (topic.latency.since_sent || topic.latency.program);

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tempos.cli.words import not_delivered
+
 #: Changes that are kept, as a broker keeps them.
 CHANGES = 100
 
@@ -48,12 +50,7 @@ class Topic:
     @property
     def lost(self) -> int:
         """Events that somebody should have got and did not."""
-        told = self.told
-        return int(
-            sum(each.told["lost"] + each.told["dropped"] for each in self.groups)
-            + told["lost_before"]["at_least"]
-            + sum(told["lost"].values())
-        )
+        return not_delivered(self.told)
 
     @property
     def late(self) -> int | None:

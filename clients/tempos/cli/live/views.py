@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import Any
 
 from tempos.cli.live.state import State, Topic
-from tempos.cli.words import member_name
+from tempos.cli.words import counted, group_name, member_name
 from tempos.errors import one_line
 
 
@@ -157,8 +157,8 @@ def _verdict(state: State) -> Iterator[Line]:
         first, others = now[0], len(now) - 1
         style = Style.FAULT if first["severity"] == "fault" else Style.WARNING
         more = f" (and {others} more: f)" if others else ""
-        what = one_line(f"{first['code']} {first['name']}: {first['subject'] or name}")
-        yield ((f"{name}: {what}{more}", style),)
+        what = one_line(f"{first['code']} {first['name']}{more}: {first['subject'] or name}")
+        yield ((f"{name}: {what}", style),)
         yield ((f"since {_when(first, first['since'])}: {one_line(first['cause'])}", Style.PLAIN),)
         yield ((f"what to do: {one_line(first['fix'])}" if first["fix"] else "", Style.PLAIN),)
         return
@@ -288,7 +288,7 @@ def _topic(topic: Topic, members: Mapping[str, Any] | None) -> Iterator[Line]:
     )
     way = "refused here, or lost on the way" if told["refused"].get("over_rate") else "lost on the way here"
     lost = f", at least {before['at_least']:,} never ticketed: {way}" if before["at_least"] else ""
-    yield ((f"  {before['publishers']:,} publishers, {_many(topic.rate)}/s{lost}", Style.PLAIN),)
+    yield ((f"  {counted(before['publishers'], 'publisher')}, {_many(topic.rate)}/s{lost}", Style.PLAIN),)
     refused = ", ".join(f"{count:,} {why}" for why, count in told["refused"].items())
     yield (
         (f"  {told['received']:,} received: {told['fast']:,} fast, {told['slow']:,} slow", Style.PLAIN),
@@ -299,8 +299,8 @@ def _topic(topic: Topic, members: Mapping[str, Any] | None) -> Iterator[Line]:
         each = group.told
         yield ()
         yield (
-            (f"  {each['name']}", Style.STRONG),
-            (f"  {each['members']:,} members, {_many(group.rate)}/s: {each['tickets']:,} ticketed, "
+            (f"  {group_name(each['name'])}", Style.STRONG),
+            (f"  {counted(each['members'], 'member')}, {_many(group.rate)}/s: {each['tickets']:,} ticketed, "
              f"{each['delivered']:,} delivered, ", Style.PLAIN),
             (f"{each['lost']:,} lost, {each['dropped']:,} dropped",
              Style.FAULT if each["lost"] or each["dropped"] else Style.PLAIN),
