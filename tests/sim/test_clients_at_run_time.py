@@ -282,6 +282,8 @@ async def test_they_live_on_after_a_kill_and_no_key_is_told(
         assert (code, "publish[0]" in text, (tmp_path / "b.key").exists()) == (1, True, False)
         code, text = await run("ctl", "client", "add", "b", "-o", "a.key")
         assert (code, "a.key cannot be made" in text, read_key_file("a.key")) == (1, True, first)
+        code, text = await run("ctl", "client", "add", "b", "-o", "/dev/full")
+        assert (code, "/dev/full cannot be made" in text) == (1, True), "nor is it written where others read"
         # Printed once, in the form that --auth-file takes; and the key of a file.
         code, text = await run("ctl", "client", "add", "b", "--publish", "*")
         said.pop()

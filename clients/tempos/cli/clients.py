@@ -116,12 +116,16 @@ def _kept(path: str | None, key: Key | None) -> Iterator[None]:
         return
     try:
         number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise LocalError(f"the key file {path} cannot be made: {error.strerror or error}") from error
+    try:
         with os.fdopen(number, "w", encoding="ascii") as file:
             file.write(f"{key.id} {key.secret.hex()}\n")
             file.flush()
             os.fsync(number)
     except OSError as error:
-        raise LocalError(f"the key file {path} cannot be made: {error.strerror or error}") from error
+        Path(path).unlink(missing_ok=True)
+        raise LocalError(f"the key file {path} cannot be written: {error.strerror or error}") from error
     try:
         yield
     except ApiRefused:
@@ -143,7 +147,7 @@ def _order(options: argparse.Namespace, call: Callable[[dict[str, Any]], Any]) -
             return call(body)
 
     answer = ask(kept)
-    if options.json and fresh is not None and options.output is None:
+    if options.json and fresh is not None and options.output is None and isinstance(answer, dict):
         # Where else should it be found?
         answer = {**answer, "key": fresh.secret.hex()}
 
