@@ -6,12 +6,14 @@ Where nobody said that there is a Controller, and none answers at the usual addr
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 from tempos.cli.api import Api
 from tempos.doctor.findings import Area, Asked, Check, Severity, Tried
+from tempos.doctor.serving import PAST
 from tempos.errors import LocalError, RemoteError, one_line
 from tempos.session.place import api_at
 from tempos_controller.commands.access import DEFAULT, token_for
@@ -58,11 +60,20 @@ def _controller(status: Mapping[str, Any], url: str) -> Tried:
     return Tried("TD600", True, cause, url)
 
 
+#: What was counted and stays so, once nothing has come to it for so long.
+_PAST = Check("TD611", "past", Severity.NOTE, means="it is over; the account keeps count")
+_COUNTED = {each.code: each for each in CHECKS if each.code in ("TD604", "TD605", "TD610")}
+
+
 def _wrong(each: Mapping[str, Any]) -> Tried:
     """What it found, and since when; or when it happened last."""
     moment = datetime.fromtimestamp(each["since"] if each["now"] else each["changed"]).astimezone()
     when = f"{'since' if each['now'] else 'last at'} {moment.isoformat(' ', 'seconds')}"
-    return Tried(each["code"], False, f"{each['cause']} ({when})", each["subject"], fix=each["fix"])
+    cause, check = f"{each['cause']} ({when})", _COUNTED.get(each["code"])
+    if check is not None and time.time() - each["changed"] >= PAST:
+        cause = f"{check.code} {check.name}: {cause}"
+        return Tried(_PAST.code, False, cause, each["subject"], fix=each["fix"] or check.fix)
+    return Tried(each["code"], False, cause, each["subject"], fix=each["fix"])
 
 
-PLATFORM = Area("platform", (_CONTROLLER, *CHECKS), lambda asked: tuple(gather(asked)))
+PLATFORM = Area("platform", (_CONTROLLER, *CHECKS, _PAST), lambda asked: tuple(gather(asked)))

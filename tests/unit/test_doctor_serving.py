@@ -14,6 +14,7 @@ import pytest
 
 from tempos.cli.main import main, parser_of
 from tempos.doctor import Asked, Severity, Tried, archive, judge
+from tempos.doctor.findings import BAD
 from tempos.doctor.serving import MANY, PAST, SERVING, few, gather, look, moments, timed
 
 TOKEN = "a-token-that-nobody-sees"
@@ -117,7 +118,8 @@ def test_a_past_loss_says_since_when_it_is_over() -> None:
     (found,) = look(status(name="~", lost=9, members=[], lost_at="2026-01-02T03:04:05+00:00"))
     local = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc).astimezone()
     assert found.subject == "news former groups"
-    assert found.cause == f"9 lost and 0 dropped, of 1,000; over since {local:%Y-%m-%d %H:%M:%S}"
+    told = f"9 lost and 0 dropped, of 1,000; over since {local:%Y-%m-%d %H:%M:%S}"
+    assert found.cause == f"TD407 losses: {told}"
 
 
 class Answers(BaseHTTPRequestHandler):
@@ -203,6 +205,38 @@ def test_it_says_since_when_as_far_as_the_broker_knows(known: dict[str, Any], sa
 
     (found,) = look(status(policy="fast"))
     assert timed(found, moments(Told())).cause == (f"off ({said})" if said else "off")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong", "ago", "told"),
+    [
+        ("TD411", {"overruns": 4}, PAST - 1, "TD411"),
+        ("TD411", {"overruns": 4}, PAST, "TD420"),
+        ("TD407", {"lost": 9}, PAST, "TD420"),
+        ("TD403", {"policy": "fast"}, PAST, "TD403"),
+        ("TD415", {"refused": {"no_member": 3}}, PAST, "TD415"),
+    ],
+)
+def test_what_was_counted_once_and_is_over_is_a_note(
+    code: str, wrong: dict[str, Any], ago: float, told: str
+) -> None:
+    """The account keeps it, so without that one overrun would wake people for ever."""
+    (found,) = look(status(**wrong))
+    row = {"code": code, "subject": found.subject, "since": 1000.0, "changed": 2000.0, "before": False,
+           "now": code == "TD403"}  # fmt: skip
+
+    class Told:
+        def get(self, path: str) -> Any:
+            return {"at": 2000.0 + ago, "wrong": [row]}
+
+    (each,) = judge(SERVING.checks, [timed(found, moments(Told()))], Asked())  # type: ignore[arg-type]
+    assert each.code == told
+    assert (each.severity in BAD) == (told in ("TD411", "TD403"))
+    assert each.fix
+    if told == "TD420":
+        assert each.cause.startswith(f"{code} ")
+        assert f"{found.cause} (last at " in each.cause
+        assert each.means == "it is over; the account keeps count"
 
 
 def test_thousands_of_one_kind_hide_no_other() -> None:

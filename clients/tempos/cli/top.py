@@ -20,6 +20,7 @@ from tempos.errors import one_line
 
 if TYPE_CHECKING:
     from tempos.cli.extensions import Subparsers
+    from tempos.doctor.serving import Moment
 
 _EXAMPLES = """\
 examples:
@@ -89,30 +90,30 @@ def measured(
     now: Mapping[str, Any],
     seconds: float,
     sort: str = "rate",
-    when: Mapping[tuple[str, str], str] | None = None,
+    when: Mapping[tuple[str, str], Moment] | None = None,
 ) -> dict[str, Any]:
     """Two statuses, so many seconds apart, as rates; ``sort``: rate, lag (events that wait) or loss.
 
-    ``when``: by code and subject since when it is wrong, in words.
+    ``when``: by code and subject since when it is wrong.
     """
     from tempos.doctor import Asked, judge
     from tempos.doctor.findings import BAD
-    from tempos.doctor.serving import SERVING, few, look
+    from tempos.doctor.serving import SERVING, few, look, timed
 
     known = {each["id"]: each for each in before["topics"]}
     same = before["broker"]["pid"] == now["broker"]["pid"]
     topics = [_topic(known.get(each["id"]) if same else None, each, seconds) for each in now["topics"]]
     key = {"rate": "in_per_s", "lag": "waiting", "loss": "lost"}[sort]
     topics.sort(key=lambda each: (-each[key], each["name"]))
-    wrong = [each for each in judge(SERVING.checks, few(look(now))[0], Asked()) if not each.had]
+    found = [timed(each, when or {}) for each in look(now)]
+    wrong = [each for each in judge(SERVING.checks, few(found)[0], Asked()) if not each.had]
     wrong.sort(key=lambda each: each.severity not in BAD)
     return {
         "broker": now["broker"]["name"],
         "seconds": round(seconds, 3),
         "wrong": [
             {"code": each.code, "name": each.name, "severity": each.severity.value,
-             "subject": each.subject, "cause": each.cause, "fix": each.fix,
-             "when": (when or {}).get((each.code, each.subject), "")}
+             "subject": each.subject, "cause": each.cause, "fix": each.fix}
             for each in wrong
         ],
         "topics": topics,
@@ -151,8 +152,7 @@ def render(shown: Mapping[str, Any]) -> Iterator[str]:
     else:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         yield one_line(f"{first['code']} {first['name']}{more}: {first['subject']}: {first['cause']}")
-        told = [first["when"], f"what to do: {first['fix']}" if first["fix"] else ""]
-        yield one_line("; ".join(each for each in told if each))
+        yield one_line(f"what to do: {first['fix']}" if first["fix"] else "")
     yield ""
     columns = f"{'in/s':>9} {'out/s':>9} {'mem':>4} {'wait':>6} {'lost':>7}"
     yield f"{'topic':<24} {'cls':3} {'path':4} {columns}  why"

@@ -12,11 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from tempos.cli.api import Api
 from tempos.cli.words import group_name
-from tempos.doctor.findings import Area, Asked, Check, Severity, Tried
+from tempos.doctor.findings import BAD, Area, Asked, Check, Severity, Tried
 from tempos.errors import LocalError, RemoteError, one_line
 from tempos.model import NOBODY
 from tempos.session.place import api_at, usual_api
@@ -27,7 +27,8 @@ LOST = 0.001
 COMPARED, UNEVEN = 100, 0.9
 #: What a topic refuses because of how it is configured; the rest nobody subscribed to, or is no event.
 BY_RULE = ("over_rate", "foreign_source")
-#: Seconds after which a loss is past, if nobody is in the group any more: nothing can be done about it then.
+#: Seconds after which what was counted is past, if nothing was since; so is what a group lost that nobody has
+#: been in for as long.
 PAST = 3600.0
 #: Of one kind of fault so many are told, and how many more there are.
 MANY = 20
@@ -73,11 +74,15 @@ def few(found: Iterable[Tried]) -> tuple[list[Tried], Counter[str]]:
     return kept, Counter({check: count - MANY for check, count in number.items() if count > MANY})
 
 
-def moments(api: Api) -> dict[tuple[str, str], str]:
-    """By code and subject since when it is so, or when it was last, in words, as far as the broker says.
+class Moment(NamedTuple):
+    """Since when something is so, or when it was last, in words; whether that is long ago."""
 
-    Raises what a document of another kind raises.
-    """
+    words: str
+    past: bool = False
+
+
+def moments(api: Api) -> dict[tuple[str, str], Moment]:
+    """By code and subject, as far as the broker says. Raises what a document of another kind raises."""
     try:
         told = api.get("/v1/wrong")
     except (LocalError, RemoteError):
@@ -86,17 +91,24 @@ def moments(api: Api) -> dict[tuple[str, str], str]:
     when = {}
     for each in told.get("wrong", ()):
         last = not each["now"] and (not each["before"] or each["changed"] > each["since"])
-        at = datetime.fromtimestamp(max(each["changed"], each["since"]) if last else each["since"])
+        latest = max(each["changed"], each["since"])
+        at = datetime.fromtimestamp(latest if last else each["since"])
         how = "last at" if last else "since before" if each["before"] else "since"
-        when[each["code"], each["subject"]] = f"{how} {at:%Y-%m-%d %H:%M:%S}"
+        past = not each["now"] and told["at"] - latest >= PAST
+        when[each["code"], each["subject"]] = Moment(f"{how} {at:%Y-%m-%d %H:%M:%S}", past)
     return when
 
 
-def timed(tried: Tried, when: Mapping[tuple[str, str], str]) -> Tried:
-    """The same, saying since when. Of what is over it says so already."""
+def timed(tried: Tried, when: Mapping[tuple[str, str], Moment]) -> Tried:
+    """The same, saying since when; what would be bad, but is past, as that."""
     if tried.check == "TD420" or (moment := when.get((tried.check, tried.subject))) is None:
         return tried
-    return replace(tried, cause=f"{tried.cause} ({moment})")
+    cause = f"{tried.cause} ({moment.words})"
+    (check,) = (each for each in SERVING.checks if each.code == tried.check)
+    if moment.past and check.lacking in BAD:
+        past = f"{check.code} {check.name}: {cause}"
+        return replace(tried, check="TD420", cause=past, means="", fix=tried.fix or check.fix)
+    return replace(tried, cause=cause)
 
 
 def look(status: Document) -> Iterator[Tried]:
@@ -167,8 +179,11 @@ def _group(topic: str, group: Document, ledger: str) -> Iterator[Tried]:
     gone = group["lost"] + group["dropped"]
     if gone > LOST * group["tickets"]:
         cause = f"{group['lost']:,} lost and {group['dropped']:,} dropped, of {group['tickets']:,}"
-        over = _over(group)
-        yield Tried("TD420" if over else "TD407", False, cause + over, subject, fix=ledger)
+        if over := _over(group):
+            means = "nobody is in the group any more; the ledger keeps count"
+            yield Tried("TD420", False, f"TD407 losses: {cause}{over}", subject, means=means, fix=ledger)
+        else:
+            yield Tried("TD407", False, cause, subject, fix=ledger)
     waiting, members = group.get("pending", 0), group["members"]
     nobody = all(member["ip"].startswith(NOBODY) for member in members)
     if nobody and (waiting or members):
@@ -266,7 +281,7 @@ SERVING = Area(
         Check("TD417", "journal", _WARN, means="its events are not kept, as they were to be"),
         Check("TD418", "queue without members", _WARN, means="they wait for the next member of the group"),
         Check("TD419", "lapsed", _WARN, means="nobody processes those: give its journal more room"),
-        Check("TD420", "past losses", _NOTE, means="nobody is in the group any more; the ledger keeps count"),
+        Check("TD420", "past", _NOTE, means="it is over; the account keeps count"),
         Check("TD415", "refused events", _NOTE, means="those events go to nobody"),
     ),
     lambda asked: tuple(gather(asked)),
