@@ -126,6 +126,18 @@ def test_the_host_is_told_of_by_checks_that_there_are() -> None:
     assert host.HOST in areas()
 
 
+def test_segmentation_is_tried_and_a_kernel_without_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [(each.subject, each.had) for each in host._segmentation()] == [
+        ("sending", True),
+        ("receiving", True),
+    ]
+    monkeypatch.setattr(host, "_UDP_GRO", host._UDP_SEGMENT)
+    assert [each.had for each in host._segmentation()] == [True, False]
+    monkeypatch.setattr(host, "_UDP_SEGMENT", 9999)
+    (found,) = host._segmentation()
+    assert (found.had, found.subject) == (False, "sending")
+
+
 def test_a_port_that_another_program_has_is_told_with_its_name() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))

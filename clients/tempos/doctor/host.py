@@ -34,6 +34,9 @@ _STA_UNSYNC = 0x0040
 _TIMEX = 208
 _SIOCGIFFLAGS, _SIOCGIFMTU = 0x8913, 0x8921
 _SIOCETHTOOL = 0x8946
+_UDP_SEGMENT, _UDP_GRO = 103, 104
+#: Bytes of an event on trial; seconds that it may take over loopback.
+_PIECE, _SOON = 8, 1.0
 _GRINGPARAM, _GFLAGS = 0x10, 0x25
 _RXVLAN, _LRO = 1 << 8, 1 << 15
 _NET = Path("/sys/class/net")
@@ -45,6 +48,7 @@ def gather(asked: Asked) -> Iterator[Tried]:
     if sys.platform != "linux":
         return
     yield from _buffers()
+    yield from _segmentation()
     yield _clock()
     yield _pauses()
     yield _room(asked)
@@ -62,6 +66,39 @@ def _buffers() -> Iterator[Tried]:
         most = int(Path("/proc/sys/net/core/rmem_max").read_text())
         cause = f"net.core.rmem_max is {most:,} bytes"
         yield Tried("TD501", most >= RECEIVE_BUFFER, cause)
+
+
+def _segmentation() -> Iterator[Tried]:
+    """Three events in one buffer over loopback: cut up for one socket, whole for another."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
+    ):
+        for subject, asked, option, wanted in (
+            ("sending", sender, _UDP_SEGMENT, 3),
+            ("receiving", receiver, _UDP_GRO, 1),
+        ):
+            try:
+                asked.setsockopt(socket.IPPROTO_UDP, option, _PIECE)
+                came = _came(sender, receiver)
+            except OSError as error:
+                yield Tried("TD508", False, one_line(error), subject)
+                # The other one rests on this.
+                return
+            yield Tried("TD508", came == wanted, f"three events in one buffer came as {came}", subject)
+
+
+def _came(sender: socket.socket, receiver: socket.socket) -> int:
+    """In how many pieces three come that are sent as one."""
+    if receiver.getsockname()[1] == 0:
+        receiver.bind(("127.0.0.1", 0))
+    receiver.settimeout(_SOON)
+    sender.sendto(bytes(3 * _PIECE), receiver.getsockname())
+    pieces = length = 0
+    while length < 3 * _PIECE:
+        length += len(receiver.recv(4 * _PIECE))
+        pieces += 1
+    return pieces
 
 
 def _clock() -> Tried:
@@ -257,6 +294,7 @@ HOST = Area(
         Check("TD506", "firewall rules", _NOTE, means="the fast path does not pass them: use `sources`"),
         Check("TD507", "neighbours", _NOTE, means="members there are left out until they answer",
               fix="ip neigh"),
+        Check("TD508", "UDP segmentation", _NOTE, means="each event goes through the kernel by itself"),
         Check("TD511", "MTU", _NOTE, means="events are smaller than elsewhere, or refused"),
         Check("TD512", "receive ring", _NOTE, means="bursts are lost in the card"),
         Check("TD513", "receive queues", _NOTE, means="one CPU does the kernel's part of all that comes in"),
