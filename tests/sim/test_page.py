@@ -172,3 +172,31 @@ def test_a_token_is_asked_for_once_and_never_in_an_address(browser: Browser, tmp
         assert not any(TOKEN in each for each in asked)
         # Nothing sticks out of a phone.
         assert shown.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_as_many_topics_and_members_as_there_may_be_are_shown_and_found(
+    browser: Browser, tmp_path: Path
+) -> None:
+    world = World(tmp_path)
+    many = "".join(
+        f'[[topic]]\nid = {number}\nname = "hall/machine-{number:03}"\n'
+        + "".join(
+            f'[[topic.member]]\nip = "127.0.0.1"\nport = {20000 + member}\ngroup = "g"\n'
+            for member in range(64)
+        )
+        for number in range(1, 255)
+    )
+    world.file.write_text(world.file.read_text().partition("[[topic]]")[0] + many)
+    with world.serve(), page(browser, world.api, viewport=PHONE) as shown:
+        topics = shown.locator(".topic")
+        expect(topics).to_have_count(254, timeout=SOON)
+        world.publish(64)
+        expect(topics.filter(has_text="machine-007")).to_be_visible(timeout=SOON)
+        shown.locator("#find").fill("machine-007")
+        expect(topics).to_have_count(1, timeout=SOON)
+        topics.locator("button").click()
+        expect(topics.locator("tbody tr")).to_have_count(64, timeout=SOON)
+        expect(topics.locator(".group h3")).to_contain_text("64 ticketed", timeout=SOON)
+        shown.locator("#find").fill("")
+        expect(topics).to_have_count(254, timeout=SOON)
+        assert shown.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
