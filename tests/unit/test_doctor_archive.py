@@ -160,7 +160,7 @@ def test_an_area_that_fails_is_told_and_hides_no_other() -> None:
     other = Area("other", (CHECK,), lambda asked: (Tried("TD901", True),))
     found = analyse([other], gather([Area("broken", (), fail), other], Asked()))
     assert [(each.code, each.severity) for each in found.findings] == [
-        ("TD009", Severity.UNKNOWN),
+        ("TD009", Severity.WARNING),
         ("TD901", Severity.OK),
     ]
     assert "broken: /sys is not there" in found.findings[0].cause

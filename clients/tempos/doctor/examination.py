@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from importlib import metadata
 
 GROUP = "tempos.doctor"
-_AREA = Check("TD009", "area", Severity.UNKNOWN, means="what it would have looked at is not looked at")
+_AREA = Check("TD009", "area", Severity.WARNING, means="what it would have looked at is not looked at")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,8 @@ def _tried(area: Area, asked: Asked) -> tuple[Tried, ...]:
     try:
         return tuple(area.gather(asked))
     except Exception as error:  # noqa: BLE001 - one area that fails must not hide what the others find
-        return (Tried(_AREA.code, None, f"{area.name}: {one_line(error) or repr(error)}"),)
+        # Who asks by a script must not take it for well.
+        return (Tried(_AREA.code, False, f"{area.name}: {one_line(error) or repr(error)}"),)
 
 
 def analyse(found: Iterable[Area], gathered: Gathered) -> Examination:
