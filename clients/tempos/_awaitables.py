@@ -67,6 +67,13 @@ class Bell:
             limit.cancel()
             self._waiting.discard(future)
 
+    async def settle(self, quiet: float, most: float) -> None:
+        """Until it was not set for so many seconds, or for ``most`` in all."""
+        end = asyncio.get_running_loop().time() + most
+        self.clear()
+        while await self.wait(quiet) and asyncio.get_running_loop().time() < end:
+            self.clear()
+
 
 def _settle(future: asyncio.Future[bool], result: bool) -> None:
     if not future.done():

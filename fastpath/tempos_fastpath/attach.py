@@ -251,16 +251,15 @@ class Programs:
             self._loader.relisten(listen)
             self.attachments = tuple(self._renew_one(each, facts) for each in self.attachments)
             self._serve_clones("tc takes nothing where it is for former addresses")
-            self._loader.drop_outdated()
 
     def _renew_one(self, attachment: Attachment, facts: Facts) -> Attachment:
         if attachment.link is None or attachment.ifindex not in facts.interfaces:
             return attachment
         try:
             gate = self._gate(facts.interfaces[attachment.ifindex], facts)
-            if self._clones is not None:
-                self._clones.leave(attachment.ifindex)
-            attachment.link.update(self._program(attachment.link.mode, attachment.told, gate))
+            program = self._program(attachment.link.mode, attachment.told, gate)
+            with self._copies_go_with(attachment, gate):
+                attachment.link.update(program)
         except Unavailable as error:
             # Rather none than one that takes what is another's.
             attachment.link.detach()
@@ -407,9 +406,9 @@ class Programs:
                 return attachment
             if isinstance(told, Told):
                 with contextlib.suppress(Unavailable):
-                    if self._clones is not None and gate != attachment.gate:
-                        self._clones.leave(attachment.ifindex)
-                    link.update(self._program(link.mode, told, gate))
+                    program = self._program(link.mode, told, gate)
+                    with self._copies_go_with(attachment, gate):
+                        link.update(program)
                     return replace(attachment, told=told, gate=gate)
         # Another mode, then: for a moment events come up to the slow path.
         link.detach()
@@ -552,6 +551,12 @@ class Programs:
                 link.detach()
             self._note += f"; the earlier broker's tc program was taken off: {one_line(error)}"
 
+    def _copies_go_with(self, attachment: Attachment, gate: Gate) -> contextlib.AbstractContextManager[None]:
+        """In which a program with this gate takes the place of the one there: what copies by tc follows."""
+        if self._clones is None:
+            return contextlib.nullcontext()
+        return self._clones.replaced(attachment.ifindex, self._cloning_by(gate))
+
     def _serve_clones(self, otherwise: str) -> None:
         """Have tc copies where they are wanted, by the settings of now; where that fails, say what then."""
         if self._clones is None:
@@ -570,12 +575,11 @@ class Programs:
 
     def _cloning_at(self) -> dict[int, bytes]:
         """Where XDP programs are, and what the tc program beside each goes by."""
+        return {each.ifindex: self._cloning_by(each.gate) for each in self.attachments if each.link}
+
+    def _cloning_by(self, gate: Gate) -> bytes:
         # It looks at socket buffers, which hide nothing.
-        return {
-            each.ifindex: self._loader.settings(XdpMode.NATIVE, Tags.IN_FRAME, each.gate)
-            for each in self.attachments
-            if each.link
-        }
+        return self._loader.settings(XdpMode.NATIVE, Tags.IN_FRAME, gate)
 
 
 def _by_mode(failures: Mapping[str, Sequence[str]]) -> str:

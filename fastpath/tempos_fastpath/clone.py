@@ -8,14 +8,16 @@ slow path). What an earlier broker left is updated in place, whatever its versio
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from tempos import Unavailable
 from tempos_bpf.links import InterfaceLink, attach_tc
 from tempos_bpf.maps import Map
-from tempos_bpf.objects import BpfObject
+from tempos_bpf.objects import BpfObject, Program
+from tempos_fastpath.held import Held
 from tempos_fastpath.survival.pins import LATENCY, Pins
 
 OBJECT = Path(__file__).with_name("clone.bpf.o")
@@ -49,7 +51,7 @@ class Clones:
     def __init__(self, share: Mapping[str, Map], pins: Pins | None) -> None:
         self._share = share
         self._pins = pins
-        self._objects: dict[bytes, BpfObject] = {}
+        self._held = Held()
         self._links: dict[int, InterfaceLink] = {}
         #: Of each link the settings that its program goes by; none yet of one that was adopted.
         self._settings: dict[int, bytes] = {}
@@ -80,18 +82,25 @@ class Clones:
                     # Rather none than one that takes what is another's.
                     self._take_off(ifindex)
                     refusals.append(refusal)
-            for settings in self._objects.keys() - self._settings.values():
-                self._objects.pop(settings).close()
+            self._held.keep(self._settings.values())
         if refusals:
             raise refusals[0]
 
-    def leave(self, ifindex: int) -> None:
-        """Be off an interface until the next :meth:`serve`; the slow path makes the copies meanwhile.
+    @contextlib.contextmanager
+    def replaced(self, ifindex: int, settings: bytes) -> Iterator[None]:
+        """Be off an interface while its XDP program is replaced by one of these settings, then beside that.
 
-        For while the XDP program there is replaced: the two must not differ in whose frames they take.
+        For the two must not differ in whose frames they take. The slow path makes the copies meanwhile, and
+        where the program is refused, which :meth:`serve` says.
         """
         with self._changing:
+            with contextlib.suppress(Unavailable):
+                # It takes long, so before.
+                self._program(settings)
             self._take_off(ifindex)
+            yield
+            with contextlib.suppress(Unavailable):
+                self._put(ifindex, settings)
 
     def pin(self, pins: Pins) -> None:
         """Let all that is attached from now on, or was before, outlive this process."""
@@ -110,14 +119,17 @@ class Clones:
                     link.detach()
             self._links.clear()
             self._settings.clear()
-            for each in self._objects.values():
-                each.close()
-            self._objects.clear()
+            self._held.close()
+
+    def _program(self, settings: bytes) -> Program:
+        loaded = self._held.get(settings)
+        if loaded is None:
+            loaded = self._load(settings)
+            self._held.put(settings, loaded)
+        return loaded.program(TIMED if LATENCY in self._share else PROGRAM)
 
     def _put(self, ifindex: int, settings: bytes) -> None:
-        if settings not in self._objects:
-            self._objects[settings] = self._load(settings)
-        program = self._objects[settings].program(TIMED if LATENCY in self._share else PROGRAM)
+        program = self._program(settings)
         if ifindex in self._links:
             self._links[ifindex].update(program)
         else:

@@ -4,7 +4,7 @@ What a program does with a partial checksum, and how it learns of a tag, is fixe
 are shared by all, and are those of an earlier broker where it left some. Where latency is to be measured,
 another program of the object is attached, so that the usual one has nothing of it. Which addresses and MACs
 are ours is fixed as well: where they change, programs are loaded anew, in some tenths of a second, and put in
-the place of the old ones. Blocking.
+the place of the old ones; the last few of those stay, for when it changes back. Blocking.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from tempos_bpf.errors import BpfError
 from tempos_bpf.links import XdpMode
 from tempos_bpf.maps import Map
 from tempos_bpf.objects import BpfObject, Program, Verdict
+from tempos_fastpath.held import Held
 from tempos_fastpath.layout import encode_settings
 from tempos_fastpath.network.gates import Gate
 from tempos_fastpath.network.kernel import Kernel
@@ -64,10 +65,10 @@ class Loader:
         self._kernel = kernel
         self.rows = rows
         self._kept: Mapping[str, Map] = {}
-        #: Whose maps all share; its programs may be of former addresses.
+        #: Whose maps all share, and which stays therefore; its programs may be of former addresses.
         self._base: BpfObject | None = None
-        self._objects: dict[Variant, BpfObject] = {}
-        self._outdated: list[BpfObject] = []
+        self._base_settings = b""
+        self._held = Held()
         self._skb_at = 0
         #: Whether the kernel can broadcast into a devmap.
         self.broadcasts = False
@@ -104,14 +105,17 @@ class Loader:
 
         Raises Unavailable if the kernel refuses it.
         """
-        if (mode, tags, gate) not in self._objects:
-            loaded = self._open(mode, tags, gate)
-            self._objects[mode, tags, gate] = loaded
-            self._base = self._base or loaded
+        settings = self.settings(mode, tags, gate)
+        loaded = self._held.get(settings)
+        if loaded is None:
+            loaded = self._open(settings, gate)
+            self._held.put(settings, loaded)
+            if self._base is None:
+                self._base, self._base_settings = loaded, settings
             self.broadcasts = loaded.program(_TRY_BROADCAST).run(bytes(64)).verdict == Verdict.REDIRECT
             if not self._kept:
                 self.stamp()
-        return self._objects[mode, tags, gate].program(TIMED if self._timed else PROGRAM)
+        return loaded.program(TIMED if self._timed else PROGRAM)
 
     @property
     def listen(self) -> tuple[str, ...]:
@@ -119,23 +123,12 @@ class Loader:
         return self._listen
 
     def relisten(self, listen: Sequence[str]) -> None:
-        """Other addresses are ours: programs asked for from now on know these; then :meth:`drop_outdated`."""
+        """Other addresses are ours: programs asked for from now on know these."""
         self._listen = tuple(listen)
-        self._outdated += [each for each in self._objects.values() if each is not self._base]
-        self._objects.clear()
 
     def keep(self, used: Collection[Variant]) -> None:
-        """Let go of the programs that are none of these."""
-        for variant in self._objects.keys() - used:
-            loaded = self._objects.pop(variant)
-            if loaded is not self._base:
-                loaded.close()
-
-    def drop_outdated(self) -> None:
-        """Let go of the programs of former addresses."""
-        for each in self._outdated:
-            each.close()
-        self._outdated.clear()
+        """Let go of the programs that are none of these, but for the last ones."""
+        self._held.keep({self._base_settings, *(self.settings(*each) for each in used)})
 
     def stamp(self) -> None:
         """Say that user space is there: the first packet of a program must not find it gone.
@@ -152,22 +145,15 @@ class Loader:
 
     def close(self) -> None:
         """Release what nothing else holds; safe to call twice."""
-        with contextlib.ExitStack() as stack:
-            # Each may be in more than one place.
-            for each in {id(one): one for one in (*self._objects.values(), *self._outdated)}.values():
-                stack.callback(each.close)
-            if self._base is not None:
-                stack.callback(self._base.close)
-        self._objects.clear()
-        self._outdated.clear()
+        self._held.close()
 
     @property
     def _first(self) -> BpfObject:
         assert self._base is not None, "a program was loaded before"
         return self._base
 
-    def _open(self, mode: XdpMode, tags: Tags, gate: Gate) -> BpfObject:
-        rodata = {"settings": self.settings(mode, tags, gate)}
+    def _open(self, settings: bytes, gate: Gate) -> BpfObject:
+        rodata = {"settings": settings}
         first = self._base
         room = sizes(self.rows) if gate.learns else {**sizes(self.rows), _LEARNT: 1}
         share = self._kept if first is None else {name: first.map(name) for name in MAPS}

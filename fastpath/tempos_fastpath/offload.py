@@ -64,6 +64,8 @@ from tempos_fastpath.words import Choices, with_generic
 _REFRESH = 5.0
 #: Seconds between two looks at what the kernel's programs have noticed.
 _ALERT = 0.25
+#: Whoever sets up an interface takes several steps: seconds without one that are waited for, and at most.
+_QUIET, _MOST = 0.05, 0.25
 #: Seconds from one look to the next, however busy the neighbour table is.
 _SPACING = 0.2
 #: How often an account is read that seems to miss copies: those on their way are there a moment later.
@@ -473,6 +475,8 @@ class Offload:
         while True:
             await self._until_something()
             event = self._changed.is_set()
+            if event and self._more_changed:
+                await self._changed.settle(_QUIET, _MOST)
             self._changed.clear()
             try:
                 if event and not self._needs_whole_look():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from support.waiting import LIMIT
 
 from tempos._awaitables import Bell, in_time
 
@@ -75,3 +76,23 @@ async def test_a_bell_is_waited_for_with_a_limit_by_any_number_and_again_and_aga
     await asyncio.wait({task}, timeout=5)
     assert task.cancelled()
     bell.set()
+
+
+async def test_a_bell_settles_once_it_was_quiet_or_when_it_has_taken_too_long() -> None:
+    bell, loop = Bell(), asyncio.get_running_loop()
+    bell.set()
+    # Quiet at once: whatever it was set for before.
+    await bell.settle(0.001, LIMIT)
+    assert not bell.is_set()
+
+    ringing = asyncio.create_task(_ring(bell))
+    began = loop.time()
+    await bell.settle(LIMIT, 0.01)
+    assert loop.time() - began >= 0.01
+    ringing.cancel()
+
+
+async def _ring(bell: Bell) -> None:
+    while True:
+        bell.set()
+        await asyncio.sleep(0)
