@@ -15,6 +15,7 @@
 /* What writes journals is of both kinds of programs. */
 #define CONTEXT struct xdp_md
 #define LOAD_BYTES bpf_xdp_load_bytes
+#define IN_ONE_PIECE
 
 #include "decide.h"
 #include "fanout.h"

@@ -2,8 +2,9 @@
 /*
  * What a program writes into a topic's journal (journal.h), before it changes the packet: as it came in.
  *
- * Who includes it says what a program's context is (CONTEXT) and how bytes are copied out of it (LOAD_BYTES). Only
- * where the route says so anything of this is run. An event that cannot be kept goes its way all the same.
+ * Who includes it says what a program's context is (CONTEXT), how bytes are copied out of it (LOAD_BYTES), and whether
+ * packets never lie in several pieces (IN_ONE_PIECE). Only where the route says so anything of this is run. An event that
+ * cannot be kept goes its way all the same.
  */
 #ifndef TEMPOS_JOURNAL_WRITE_H
 #define TEMPOS_JOURNAL_WRITE_H
@@ -36,35 +37,72 @@ struct journal_event {
 	__u32 groups;
 };
 
+#ifdef IN_ONE_PIECE
+/* A whole cell of the packet from `at` on; false: it is not there. By words: a helper takes as long for its start. */
+static __always_inline bool journal_cell(CONTEXT *ctx, __u32 at, __u64 *to)
+{
+	const __u64 *from;
+	__u64 offset = at;
+
+	/* A bound by what is computed, as below; and what is compared is what is read from, nothing derived from that. */
+	asm volatile("%0 &= 0x3fff" : "+r"(offset));
+	from = (const void *)(long)ctx->data + offset;
+	asm volatile("" : "+r"(from));
+	if ((const void *)from + TEMPOS_JOURNAL_CELL > (const void *)(long)ctx->data_end)
+		return false;
+#pragma unroll
+	for (__u32 i = 0; i < TEMPOS_JOURNAL_CELL / sizeof(*to); i++)
+		to[i] = from[i];
+	return true;
+}
+
+/* The first `less` + 1 bytes of the payload; what follows them in the packet may be in the last word. */
+static __always_inline bool journal_first(CONTEXT *ctx, __u64 *to, __u32 less)
+{
+	const __u8 *from = (const __u8 *)(long)ctx->data + JOURNAL_PAYLOAD_AT;
+
+#pragma nounroll
+	for (__u32 i = 0; i < JOURNAL_FIRST / sizeof(*to) && i * sizeof(*to) <= less; i++, from += sizeof(*to)) {
+		if (from + sizeof(*to) > (const __u8 *)(long)ctx->data_end)
+			return !LOAD_BYTES(ctx, JOURNAL_PAYLOAD_AT, to, less + 1);
+		to[i] = *(const __u64 *)from;
+	}
+	return true;
+}
+#else
+#define journal_cell(ctx, at, to) (!LOAD_BYTES(ctx, at, to, TEMPOS_JOURNAL_CELL))
+#define journal_first(ctx, to, less) (!LOAD_BYTES(ctx, JOURNAL_PAYLOAD_AT, to, (less) + 1))
+#endif
+
 /* The payload into the cells from `cell` on, of which the first is `slot`; false: it is not all there. */
 static __always_inline bool journal_payload(CONTEXT *ctx, void *journal, __u32 cell, void *slot, __u32 length)
 {
 	__u32 part = length < JOURNAL_FIRST ? length : JOURNAL_FIRST;
 	__u32 at = JOURNAL_PAYLOAD_AT + part, rest = length - part, last;
-	void *to = slot + sizeof(struct tempos_journal_slot);
+	void *to;
 
+	if (rest) {
+		/* Cells that are full, so that the loop has one way through it: the verifier of 6.1 wants to see where it begins. */
+		last = rest - 1;
+#pragma nounroll
+		for (__u32 i = 0; i < JOURNAL_CELLS && i < last / TEMPOS_JOURNAL_CELL; i++) {
+			cell++;
+			to = bpf_map_lookup_elem(journal, &cell);
+			if (!to || !journal_cell(ctx, at, to))
+				return false;
+			at += TEMPOS_JOURNAL_CELL;
+		}
+		cell++;
+		to = bpf_map_lookup_elem(journal, &cell);
+		/* At least one and at most a cell, by what is computed: no comparison tells that verifier of a 0. */
+		asm volatile("%0 &= 127" : "+r"(last));
+		if (!to || LOAD_BYTES(ctx, at, to, last + 1))
+			return false;
+	}
 	/* Of a size less 1 any bound that is compared is one from below, too; of 0 that verifier learns nothing. */
 	part--;
 	asm volatile("" : "+r"(part));
-	if (part >= JOURNAL_FIRST || LOAD_BYTES(ctx, JOURNAL_PAYLOAD_AT, to, part + 1))
-		return false;
-	if (!rest)
-		return true;
-	/* Cells that are full, so that the loop has one way through it: the verifier of 6.1 wants to see where it begins. */
-	last = rest - 1;
-#pragma nounroll
-	for (__u32 i = 0; i < JOURNAL_CELLS && i < last / TEMPOS_JOURNAL_CELL; i++) {
-		cell++;
-		to = bpf_map_lookup_elem(journal, &cell);
-		if (!to || LOAD_BYTES(ctx, at, to, TEMPOS_JOURNAL_CELL))
-			return false;
-		at += TEMPOS_JOURNAL_CELL;
-	}
-	cell++;
-	to = bpf_map_lookup_elem(journal, &cell);
-	/* At least one and at most a cell, by what is computed: no comparison tells that verifier of a 0. */
-	asm volatile("%0 &= 127" : "+r"(last));
-	return to && !LOAD_BYTES(ctx, at, to, last + 1);
+	return part < JOURNAL_FIRST && journal_first(ctx, slot + sizeof(struct tempos_journal_slot), part);
 }
 
 /* The tickets of all groups, into the last cell of the slot that begins at `cell`. */
@@ -78,6 +116,17 @@ static __always_inline void journal_tickets(void *journal, __u32 cell)
 		return;
 	for (__u32 group = 0; group < TEMPOS_MAX_GROUPS; group++)
 		to[group] = tickets->of[group];
+}
+
+/* After all that was written into the slot. Where stores are seen in their order none has to be waited for. */
+static __always_inline void give_back(__u64 *word, __u64 value)
+{
+#ifdef TEMPOS_STORES_IN_ORDER
+	asm volatile("" ::: "memory");
+	*(volatile __u64 *)word = value;
+#else
+	__sync_lock_test_and_set(word, value);
+#endif
 }
 
 /* A global function: the verifier looks at it alone, and routes without a journal keep their registers. */
@@ -121,7 +170,7 @@ __noinline int write_journal(CONTEXT *ctx, const struct journal_event *event)
 		kept = journal_payload(ctx, journal, cell, slot, event->length);
 	else if (event->length >= TEMPOS_WIDE_HEADER_LEN)
 		kept = !LOAD_BYTES(ctx, JOURNAL_PAYLOAD_AT, (void *)(slot + 1), TEMPOS_WIDE_HEADER_LEN);
-	__sync_lock_test_and_set(&slot->word, kept ? whole : 0);
+	give_back(&slot->word, kept ? whole : 0);
 	return kept;
 }
 

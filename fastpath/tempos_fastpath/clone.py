@@ -14,10 +14,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from tempos import Unavailable
+from tempos_bpf.held import Held
 from tempos_bpf.links import InterfaceLink, attach_tc
 from tempos_bpf.maps import Map
 from tempos_bpf.objects import BpfObject, Program
-from tempos_fastpath.held import Held
 from tempos_fastpath.survival.pins import LATENCY, Pins
 
 OBJECT = Path(__file__).with_name("clone.bpf.o")

@@ -18,10 +18,10 @@ from tempos._abi import Tags
 from tempos._rows import Rows
 from tempos.errors import one_line
 from tempos_bpf.errors import BpfError
+from tempos_bpf.held import Held
 from tempos_bpf.links import XdpMode
 from tempos_bpf.maps import Map
 from tempos_bpf.objects import BpfObject, Program, Verdict
-from tempos_fastpath.held import Held
 from tempos_fastpath.layout import encode_settings
 from tempos_fastpath.network.gates import Gate
 from tempos_fastpath.network.kernel import Kernel

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
+from tempos_bpf.held import SPARE, Held
 from tempos_bpf.objects import BpfObject
-from tempos_fastpath.held import SPARE, Held
 
 
 class Loaded:
