@@ -24,6 +24,7 @@ from support.fleets import TOPICS
 from support.waiting import LIMIT, until
 from tempos import Publisher, Subscriber
 from tempos_bench.nodes.namespace import Namespace
+from tempos_bench.nodes.node import Node
 from tempos_bench.nodes.topology import add_link, prepare
 
 T = TypeVar("T")
@@ -184,6 +185,11 @@ zone = "{"south" if name == "three" else "north"}"
     def plug(self, name: str) -> None:
         """Its link is up again."""
         self._run(self._router, f"link set {name} up")
+
+    @property
+    def client_node(self) -> Node:
+        """The machine of clients, whose link is ``eth0``."""
+        return Node("clients", self._at["clients"], (CLIENTS,), ("eth0",))
 
     # --- what is seen -----------------------------------------------------------------------
 
