@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.asking import answer_to, signed
-from support.brokers import get
+from support.brokers import TOKEN, get
 from support.etcd import Cluster
 from support.fleets import TOPICS, Fleet, ended
 from support.waiting import LIMIT, until
@@ -77,7 +77,7 @@ def order(fleet: Fleet, name: str, method: str, path: str, body: object = None) 
     """What the control API of a broker says to an order."""
     connection = http.client.HTTPConnection("127.0.0.1", fleet.apis[name], timeout=LIMIT)
     try:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
@@ -91,6 +91,9 @@ async def test_a_client_made_at_one_broker_signs_at_the_other_over_kills(
     with ended(
         Fleet(tmp_path, etcd.endpoints, "one", "two", state=True, store='share = ["topics", "keys"]')
     ) as fleet:
+        for name in fleet.names:
+            file = tmp_path / f"{name}.toml"
+            file.write_text(file.read_text().replace("[broker]\n", f'[broker]\napi_token = "{TOKEN}"\n'))
         fleet.start()
 
         def knows(name: str, key: Key) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from support.asking import answer_to, signed
+from support.brokers import TOKEN
 
 from tempos import ConfigError, ControlRefused, Key, Publisher, Subscriber
 from tempos.auth import read_key_file
@@ -263,6 +264,14 @@ async def test_they_live_on_after_a_kill_and_no_key_is_told(
         said.append(text)
         return code, text
 
+    with machine.broker(signal.SIGKILL):
+        code, text = await run("ctl", "client", "add", "a", "-o", "a.key")
+        assert (code, "everybody on this machine could give himself every right" in text) == (1, True)
+        assert (await run("ctl", "client", "close"))[0] == 1
+        assert not (tmp_path / "a.key").exists()
+    open_to_all = machine.file.read_text()
+    machine.file.write_text(open_to_all.replace("[broker]\n", f'[broker]\napi_token = "{TOKEN}"\n'))
+    monkeypatch.setenv("TEMPOS_TOKEN", TOKEN)
     with machine.broker(signal.SIGKILL):
         assert await run("ctl", "client", "list") == (
             0, "there is no client: whoever reaches the broker may ask, unsigned\n",

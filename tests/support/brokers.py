@@ -99,11 +99,16 @@ def serving(
             process.wait(LIMIT)
 
 
+#: What is brought to every broker's API; one that demands a token in a test has this one.
+TOKEN = "what-the-operators-of-these-tests-bring"
+_BROUGHT = {"Authorization": f"Bearer {TOKEN}"}
+
+
 def get(api: int, path: str) -> dict[str, Any]:
     """A document of the control API at this port."""
     connection = http.client.HTTPConnection("127.0.0.1", api, timeout=LIMIT)
     try:
-        connection.request("GET", path)
+        connection.request("GET", path, headers=_BROUGHT)
         document: dict[str, Any] = json.load(connection.getresponse())
         return document
     finally:
@@ -115,7 +120,7 @@ def post(api: int, path: str, body: object = None) -> dict[str, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", api, timeout=LIMIT)
     try:
         headers = {"Content-Type": "application/json"} if body is not None else {}
-        connection.request("POST", path, json.dumps(body) if body is not None else None, headers)
+        connection.request("POST", path, json.dumps(body) if body is not None else None, headers | _BROUGHT)
         response = connection.getresponse()
         document: dict[str, Any] = json.load(response)
         assert response.status == 200, document

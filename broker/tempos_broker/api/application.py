@@ -97,7 +97,8 @@ Reload = Callable[[], Awaitable[Sequence[str]]]
 
 def application(broker: Commands, reload: Reload, token: str = "", feed: Feed | None = None) -> ASGIApp:
     """The web application over a broker; with a ``token``, every request but for the page must bring it."""
-    app = operations(broker, reload, feed).application({Refused: _on_refused, BadDocument: _on_bad})
+    api = operations(broker, reload, feed, guarded=bool(token))
+    app = api.application({Refused: _on_refused, BadDocument: _on_bad})
     door = Door(
         WholeNames(app),
         token,
@@ -109,15 +110,17 @@ def application(broker: Commands, reload: Reload, token: str = "", feed: Feed | 
     return Page(door, "tempos_broker.api", ("page.js", "state.js"))
 
 
-def operations(broker: Commands, reload: Reload, feed: Feed | None = None) -> Operations:
-    """All that can be asked of a broker."""
+def operations(
+    broker: Commands, reload: Reload, feed: Feed | None = None, *, guarded: bool = True
+) -> Operations:
+    """All that can be asked of a broker; ``guarded``: by who brings a token."""
     api = Operations()
     _add_state(api, broker)
     _add_reading(api, broker.documents, Snapshots(broker.documents))
     _add_feed(api, Feed(broker.documents) if feed is None else feed)
     _add_commands(api, broker, reload)
     add_topic_orders(api, broker)
-    add_client_orders(api, broker)
+    add_client_orders(api, broker, guarded=guarded)
     return api
 
 

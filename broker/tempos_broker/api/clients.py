@@ -1,6 +1,7 @@
 """Clients made, changed and removed through the control API; what they may be, the file's own table says.
 
-A body is an object with the keys of a ``[[client]]`` of the file. Keys come in, and none goes out.
+A body is an object with the keys of a ``[[client]]`` of the file. Keys come in, and none goes out. Where the
+API takes no token, everybody on the machine could give himself every right: such orders are refused there.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from tempos_broker.api.arguments import CLIENT_ID
 from tempos_broker.api.names import in_address
 from tempos_broker.config.clients import CLIENT
 from tempos_broker.documents import Documents
+from tempos_broker.topics.orders import Conflict
 from tempos_daemon.operations import Body, Operations, Truth
 from tempos_daemon.schema import json_schema
 
@@ -38,8 +40,15 @@ class ClientCommands(Protocol):
     async def demand_signatures(self, *, signatures: bool) -> None: ...
 
 
-def add_client_orders(api: Operations, broker: ClientCommands) -> None:
-    """Add the operations."""
+def add_client_orders(api: Operations, broker: ClientCommands, *, guarded: bool) -> None:
+    """Add the operations. ``guarded``: who asks has brought a token."""
+
+    def check() -> None:
+        if not guarded:
+            raise Conflict(
+                "this API takes no token, so everybody on this machine could give himself every right",
+                "set broker.api_token_file or broker.api_token, and start the broker anew",
+            )
 
     @api.add(
         "GET", "/v1/clients", "Who may ask the broker, by their signatures; no key is told", "ClientsOut"
@@ -57,6 +66,7 @@ def add_client_orders(api: Operations, broker: ClientCommands) -> None:
         body=Body(schema=json_schema(CLIENT)),
     )
     async def post_client(body: dict[str, Any]) -> Response:
+        check()
         made = await broker.add_client(body)
         return JSONResponse(made, 201, {"Location": f"/v1/clients/{in_address(made['id'])}"})
 
@@ -70,6 +80,7 @@ def add_client_orders(api: Operations, broker: ClientCommands) -> None:
         client=CLIENT_ID,
     )
     async def patch_client(client: str, body: dict[str, Any]) -> dict[str, Any]:
+        check()
         return await broker.set_client(client, body)
 
     @api.add(
@@ -81,6 +92,7 @@ def add_client_orders(api: Operations, broker: ClientCommands) -> None:
         client=CLIENT_ID,
     )
     async def delete_client(client: str) -> dict[str, Any]:
+        check()
         return {"removed": client, "clients": await broker.remove_client(client)}
 
     @api.add(
@@ -92,5 +104,6 @@ def add_client_orders(api: Operations, broker: ClientCommands) -> None:
         body=Body({"signed": Truth("whether everybody has to sign")}, told=("signed",)),
     )
     async def post_signing(signed: bool) -> dict[str, Any]:
+        check()
         await broker.demand_signatures(signatures=signed)
         return broker.documents.clients()
