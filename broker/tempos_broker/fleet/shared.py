@@ -204,8 +204,7 @@ class Shared(abc.ABC):
             frozenset(names).difference(unheard_of), key=lambda name: (self._is_there(name), name)
         )
         for first in range(0, len(others), AT_ONCE):
-            # Whatever becomes of the store meanwhile.
-            await asyncio.gather(*(whole(self._carry_out(name)) for name in others[first : first + AT_ONCE]))
+            await asyncio.gather(*(self._see_to(name) for name in others[first : first + AT_ONCE]))
 
     def _is_there(self, name: str) -> bool:
         row = self._told.rows.get(name)
@@ -227,6 +226,10 @@ class Shared(abc.ABC):
             for name, value in values.items():
                 if self.kind + name not in refused:
                     self._view.wrote_made(self.kind, name, value, written.at[self.kind + name])
+
+    async def _see_to(self, name: str) -> None:
+        # Whatever becomes of the store meanwhile. Made where it is begun: who is cancelled before has none.
+        await whole(self._carry_out(name))
 
     async def _carry_out(self, name: str) -> None:
         async with self._names.one(name):

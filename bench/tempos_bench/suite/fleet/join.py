@@ -22,6 +22,8 @@ _TOPIC = Topic(id=1, name="news")
 _LEASE = 10.0
 #: Seconds between two joins: epochs of one topic follow each other no faster than members tell them apart.
 _APART = 0.2
+#: That the many are in.
+_GROUPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,9 @@ class Parameters:
 
 def run(p: Parameters, progress: Run) -> list[Figure]:
     """Measure."""
-    with ground([_TOPIC], brokers=p.brokers, nodes=p.nodes, lease=_LEASE, members=p.members + 64) as made:
+    # Those before are in a group of their own; they may be there still when the others come.
+    each = max(p.joins, p.members // _GROUPS + 1)
+    with ground([_TOPIC], brokers=p.brokers, nodes=p.nodes, lease=_LEASE, members=each) as made:
         return asyncio.run(_measure(p, made, progress))
 
 
@@ -64,7 +68,7 @@ async def _measure(p: Parameters, made: Ground, progress: Run) -> list[Figure]:
     crowd = [LightMember(home, made.control, hears) for _ in range(p.members)]
     brokers, etcd = made.cpu()
     began = asyncio.get_running_loop().time()
-    await asyncio.gather(*(each.join(_TOPIC.name, f"g{at % 8}") for at, each in enumerate(crowd)))
+    await asyncio.gather(*(each.join(_TOPIC.name, f"g{at % _GROUPS}") for at, each in enumerate(crowd)))
     took = max(each.in_force for each in crowd) - began
     brokers_after, etcd_after = made.cpu()
     there = [sum(len(group["members"]) for group in made.get(at, f"/v1/topics/{_TOPIC.name}")["groups"])
