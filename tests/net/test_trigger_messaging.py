@@ -101,6 +101,8 @@ async def test_mqtt(broker: BrokerBeside, mosquitto: Mosquitto, tmp_path: Path) 
         # The session's messages may come before it is said to be there.
         await eventually(lambda: source(trigger)["sessions"] == 2)
         assert told(trigger)["received"] == 62
+        # What the server has no acknowledgement of when it ends it would send again.
+        await eventually(lambda: source(trigger)["unacknowledged"] == 0)
 
         # The server is away; what comes while nobody is there waits in the session, which it keeps.
         await asyncio.to_thread(mosquitto.end)

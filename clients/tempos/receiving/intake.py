@@ -396,7 +396,8 @@ class Intake:
 
     def _is_no_topics(self, datagram: bytes) -> bool:
         """Whether a datagram is no topic's: what the broker tells this member, or a stranger's."""
-        if self.repairs.told(datagram) or self.redelivery.told(datagram):
+        # What was sent last is told behind it: of what still waits here nothing is missing.
+        if self.redelivery.told(datagram) or (self._early is None and self.repairs.told(datagram)):
             return True
         told = proof.decode(datagram)
         if told is not None and self.prove is not None:
