@@ -17,7 +17,7 @@ from tempos.session.proof import decode
 from tempos_bench.compiled import traffic
 
 #: Seconds between two questions how many brokers have it in force.
-_LOOK_EVERY = 0.02
+LOOK_EVERY = 0.02
 
 
 class LightMember:
@@ -36,8 +36,8 @@ class LightMember:
         #: When all brokers had it in force, seconds of the event loop's clock.
         self.in_force = 0.0
 
-    async def join(self, topic: str, group: str) -> float:
-        """Be a member everywhere; the seconds from asking on."""
+    async def join(self, topic: str, group: str, every: float = LOOK_EVERY) -> float:
+        """Be a member everywhere; the seconds from asking on. ``every``: seconds between two questions."""
         loop = asyncio.get_running_loop()
         self._link = link = await ControlLink.open(self._host, self._control, self._session, self._heard)
         loop.add_reader(self._sock, self._receive)
@@ -45,7 +45,7 @@ class LightMember:
         await link.subscribe([topic], group)
         while self._confirmed[0] < self._confirmed[1]:
             link.look()
-            await asyncio.sleep(_LOOK_EVERY * random.uniform(0.5, 1))
+            await asyncio.sleep(every * random.uniform(0.5, 1))
         self.in_force = loop.time()
         return self.in_force - began
 
