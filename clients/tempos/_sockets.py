@@ -24,6 +24,7 @@ from tempos.wire import IP_UDP_OVERHEAD
 # Not all of these are in the socket module; the numbers are those of asm-generic/socket.h and linux/in.h.
 _SO_RCVBUFFORCE = 33
 _SO_RXQ_OVFL = 40
+_SO_MEMINFO = 55
 _IP_MTU_DISCOVER = 10
 _IP_PMTUDISC_DO = 2
 _IP_MTU = 14
@@ -49,6 +50,7 @@ NO_WAY = (
 )  # fmt: skip
 
 _COUNTER = struct.Struct("=I")
+_MEMINFO = struct.Struct("=9I")
 _ANCILLARY = socket.CMSG_SPACE(_COUNTER.size) if hasattr(socket, "CMSG_SPACE") else 0
 #: Several datagrams of one size may be handed over as one buffer; their size is told beside it (linux/udp.h).
 _UDP_GRO = 104
@@ -190,6 +192,16 @@ def make_room(sock: socket.socket, size: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RXQ_OVFL, 1)
 
 
+def memory(sock: socket.socket) -> tuple[int, int, int]:
+    """The kernel's account of a socket: bytes that wait in it, that may, and datagrams that found no room.
+
+    Of these what comes beside datagrams tells only with the next one that comes, if one does. Linux alone has
+    it; raises :class:`OSError`, as for a socket that is closed.
+    """
+    told = _MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+    return told[0], told[1], told[8]
+
+
 def source_address(host: str, port: int) -> str:
     """The local address from which this machine reaches ``host``."""
     with connected(host, port) as probe:
@@ -252,6 +264,10 @@ class Reader(Protocol):
 
     def read_now(self) -> bool:
         """Read some of what is there already; False when there is no more."""
+        ...
+
+    def look_for_lost(self) -> None:
+        """Count what found no room by now, also behind what came last."""
         ...
 
     async def close(self) -> None:
@@ -419,9 +435,9 @@ class WatchingReader:
         """The socket's descriptor."""
         return self._sock.fileno()
 
-    def option(self, level: int, name: int, size: int) -> bytes:
-        """What the kernel says of the socket; raises :class:`OSError`."""
-        return self._sock.getsockopt(level, name, size)
+    def memory(self) -> tuple[int, int, int]:
+        """See :func:`memory`."""
+        return memory(self._sock)
 
     def pause(self) -> None:
         """Read nothing by itself, until :meth:`resume`."""
@@ -441,14 +457,22 @@ class WatchingReader:
     def _see_overruns(self, ancillary: list[tuple[int, int, bytes]]) -> None:
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == _SO_RXQ_OVFL and len(data) >= _COUNTER.size:
-                (counter,) = _COUNTER.unpack_from(data)
-                lost = (counter - self._overruns) & 0xFFFFFFFF
-                self._overruns = counter
-                if lost:
-                    self._overrun(lost)
+                self._lost(*_COUNTER.unpack_from(data))
+
+    def _lost(self, counter: int) -> None:
+        lost = (counter - self._overruns) & 0xFFFFFFFF
+        self._overruns = counter
+        if lost:
+            self._overrun(lost)
+
+    def look_for_lost(self) -> None:
+        # Of one that is closed what was lost was counted then.
+        with contextlib.suppress(OSError):
+            self._lost(memory(self._sock)[2])
 
     async def close(self) -> None:
         if self._sock.fileno() >= 0:
+            self.look_for_lost()
             self._loop.remove_reader(self._sock)
             self._sock.close()
 
@@ -492,6 +516,9 @@ class TransportReader(asyncio.DatagramProtocol):
     def read_now(self) -> bool:
         """Nothing to do: the transport has its own turn in the loop."""
         return False
+
+    def look_for_lost(self) -> None:
+        """Nobody knows."""
 
     async def close(self) -> None:
         if self._transport is not None:

@@ -259,6 +259,8 @@ class Endpoint:
     def status(self) -> dict[str, Any]:
         """For people."""
         account, spec, why = self.account, self.spec, self.why_not
+        # Asked first: it may count what it finds lost.
+        source = {"state": "closed"} if self.source is None else self.source.status()
         told: dict[str, Any] = {
             "name": spec.name,
             "kind": spec.kind,
@@ -272,7 +274,7 @@ class Endpoint:
             "balanced": account.balanced,
             "buffer": spec.buffer,
             "max_age": spec.max_age,
-            "source": {"state": "closed"} if self.source is None else self.source.status(),
+            "source": source,
         }
         if self.asking or self.answers or spec.options.get("answer"):
             became = dict(self.answers)

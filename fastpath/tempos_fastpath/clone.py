@@ -94,6 +94,10 @@ class Clones:
         where the program is refused, which :meth:`serve` says.
         """
         with self._changing:
+            if self._settings.get(ifindex) == settings:
+                # They do not differ in that.
+                yield
+                return
             with contextlib.suppress(Unavailable):
                 # It takes long, so before.
                 self._program(settings)

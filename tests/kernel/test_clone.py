@@ -6,17 +6,32 @@ import random
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from support.cloning import NEXT, SHOT, CloneRig
 from support.expected import expected
 from support.features import NO_TCX, no_tcx
-from support.packets import EVENT, FENCED, RAW, ROUTED, ROWS, STAMPED, Row, datagram, event, raw, topic_of
+from support.packets import (
+    EVENT,
+    FENCED,
+    PORT,
+    RAW,
+    ROUTED,
+    ROWS,
+    STAMPED,
+    Row,
+    datagram,
+    event,
+    raw,
+    topic_of,
+)
 from support.privileges import require_kernel, require_netns
-from support.program import ADDRESSES, hops
+from support.program import ADDRESSES, GATE, hops
 
 from tempos import Framing, Reason, Unavailable
 from tempos._abi import Way
+from tempos_fastpath.layout import encode_settings
 from tempos_fastpath.plan import Hop
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
@@ -207,8 +222,19 @@ def test_it_serves_the_interfaces_it_is_told_and_no_others(rig: CloneRig) -> Non
         with pytest.raises(Unavailable, match="cannot attach tc program tempos_clone"):
             rig.here(lambda: clones.serve(rig.by_settings(NOWHERE, first)))
         assert rig.arrive(frame, 0, 1) == copied, "one refusal is no other's"
+        # While the XDP program there is replaced it is off, and then goes by what that goes by.
+        usual = rig.by_settings(first)[first]
+        other = encode_settings(PORT, ["10.9.9.9"], GATE, generic=False)
+
+        def meanwhile(settings: bytes) -> list[bytes]:
+            with clones.replaced(first, settings):
+                return rig.arrive(frame, 0, 1)
+
+        for settings, during, then in ((usual, copied, copied), (other, [], []), (usual, [], copied)):
+            assert rig.here(partial(meanwhile, settings)) == during
+            assert rig.arrive(frame, 0, 1) == then
         rig.here(lambda: clones.serve(rig.by_settings(second)))
         assert rig.arrive(frame, 0, 1) == []
         rig.here(lambda: clones.serve(rig.by_settings(first)))
     assert rig.arrive(frame, 0, 1) == [], "closed, and so gone"
-    assert rig.copies(RAW.id, 1) == (2, [2, 2] + [0] * 14)
+    assert rig.copies(RAW.id, 1) == (5, [5, 5] + [0] * 14)

@@ -16,6 +16,7 @@ from support.triggers import TOPIC, BrokerBeside, broker_beside, eventually, tak
 
 from tempos import ConfigError, Subscriber, TopicKeys
 from tempos_trigger import layout
+from tempos_trigger.sources import udp as udp_kind
 from tempos_trigger.sources.tcp import Lengths, Lines
 from tempos_trigger.trigger import Trigger
 
@@ -34,6 +35,21 @@ def told(trigger: Trigger, name: str) -> dict[str, Any]:
     status = trigger.endpoints[name].status()
     assert status["balanced"], status
     return status
+
+
+async def test_what_the_last_burst_lost_is_counted_though_nothing_follows(
+    broker: BrokerBeside, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(udp_kind, "RECEIVE_BUFFER", 65_536)
+    (port,) = free_ports(1)
+    endpoint = {"name": "u", "kind": "udp", "listen": f"127.0.0.1:{port}"}
+    async with trigger_here(tmp_path, document(broker, endpoint)) as trigger:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            # All before the trigger has its turn.
+            for _ in range(2000):
+                sender.sendto(b"burst", ("127.0.0.1", port))
+        await eventually(lambda: told(trigger, "u")["received"] == 2000)
+        assert told(trigger, "u")["dropped"]["overrun"] > 1000
 
 
 def stream(port: int, content: bytes) -> None:

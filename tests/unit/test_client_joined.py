@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import sys
 from collections import deque
 
 import pytest
@@ -17,6 +18,7 @@ from tempos._awaitables import in_time
 from tempos.model import Framing
 from tempos.receiving import loan
 from tempos.receiving.intake import Intake
+from tempos.repair.asking import Asking, Told, encode_told
 from tempos.sending.gathered import MOST, kernel_segments
 
 HEAT, RAW = Topic(7, "heat"), Topic(8, "raw", framing=Framing.RAW)
@@ -112,3 +114,38 @@ async def test_one_who_lends_its_socket_is_handed_nothing_joined() -> None:
     loan.reads_single(subscriber)
     async with subscriber:
         assert getattr(subscriber._reader, "_joined", None) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels do not say what they lose")
+async def test_what_the_last_burst_lost_is_known_though_nothing_follows() -> None:
+    async with Subscriber.listen("127.0.0.1", 0, topics=[HEAT], receive_buffer=65_536) as sub:
+        assert sub.member is not None
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            # All before the subscriber has its turn.
+            for number in range(2000):
+                sock.sendto(datagram(7, 1, number, number, 1, 0, b"body"), (sub.member.ip, sub.member.port))
+        await in_time(sub.next(), LIMIT)
+        while sub._reader is not None and sub._reader.read_now():
+            pass
+        stats = sub.stats
+        assert stats.datagrams + stats.overruns == 2000
+        assert stats.overruns > 1000
+
+
+async def test_what_is_told_of_the_end_waits_behind_what_waits_to_be_taken() -> None:
+    """While a new member is given what was before it, live events wait; none of them is missing."""
+    made, asked = Intake(200, "deliver", 1, repair=2.0), list[bytes]()
+    feed = made.feeds.put(HEAT, "~own")
+    made.repairs.begin(5, Asking(5, None), asked.append, lambda: 1)
+    made.repairs.follow(feed)
+    feed.tracker.in_force(3)
+    for number in range(4):
+        made.receive(datagram(7, 1, number, number, 3, 0, b"body"))
+    made.receive(encode_told(Told(5, HEAT.id, 3, 6)))
+    made.receive(datagram(7, 1, 4, 4, 3, 0, b"body"))
+    assert feed.tracker.missed == 0
+    made.begin()
+    # What it says lacks at its place in the stream does: the sixth. The fifth came behind it.
+    stats = made.stats
+    assert (stats.events, stats.missed, stats.late, stats.duplicates) == (5, 1, 1, 0)
+    made.repairs.end()

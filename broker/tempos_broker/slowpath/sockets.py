@@ -18,6 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tempos import LocalError, Quality, Unavailable
+from tempos._sockets import memory
 from tempos_broker.slowpath import ttl
 from tempos_daemon.early import may_come_later
 
@@ -26,9 +27,6 @@ _IP_PMTUDISC_DONT, _IP_PMTUDISC_DO = 0, 2
 _SO_RCVBUFFORCE, _SO_SNDBUFFORCE = 33, 32
 _DOUBLES = 2 if sys.platform == "linux" else 1
 _SO_ATTACH_FILTER = 26
-_SO_MEMINFO = 55
-_MEMINFO = struct.Struct("=9I")
-_MEMINFO_DROPS = 8
 #: A filter of one instruction, which takes 0 bytes of each datagram (<linux/filter.h>: BPF_RET).
 _REFUSE = struct.pack("=HBBI", 6, 0, 0, 0)
 
@@ -133,9 +131,7 @@ class DataSocket:
         """
         if not self._watches_drops:
             return 0
-        drops = _MEMINFO.unpack(self.sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))[
-            _MEMINFO_DROPS
-        ]
+        _, _, drops = memory(self.sock)
         new = (drops - self._drops) & 0xFFFFFFFF
         self._drops = drops
         return int(new)

@@ -101,6 +101,7 @@ class Satellite:
         peer = (place.address, place.data)
         sock, early = _sockets.beside(home, member.ip, member.port, peer, intake.receive_buffer)
         self._reader = _sockets.WatchingReader(sock, intake.receive, intake.overrun, refused=lambda: None)
+        intake.look_for_lost = self._reader.look_for_lost
         for datagram, sender in early:
             (intake.receive if sender == peer else first)(datagram)
         intake.granted = _sockets.receive_buffer(sock)

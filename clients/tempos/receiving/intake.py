@@ -157,9 +157,12 @@ class Intake:
         self._discarded = self._discarded_events = 0
         self._malformed: Counter[str] = Counter()
         self._warnings = Sparingly(_log, time.monotonic)
+        #: Counts what the socket in use had no room for by now.
+        self.look_for_lost: Callable[[], None] = lambda: None
 
     @property
     def stats(self) -> SubscriberStats:
+        self.look_for_lost()
         trackers = [feed.tracker for feed in self.feeds]
         return SubscriberStats(
             datagrams=self._datagrams,
@@ -366,7 +369,9 @@ class Intake:
 
     async def read(self, sock: socket.socket, doorman: Doorman | None) -> Reader:
         """Begin to take what comes by this socket."""
-        return await read(sock, self.receive, self.overrun, doorman, self.takes_joined)
+        reader = await read(sock, self.receive, self.overrun, doorman, self.takes_joined)
+        self.look_for_lost = reader.look_for_lost
+        return reader
 
     def _receive_joined(self, buffer: bytes, size: int) -> None:
         """Take datagrams of ``size`` bytes that came as one buffer; the last may be shorter; never raises."""
@@ -483,6 +488,7 @@ class Intake:
         """What to tell the broker now."""
         if self.before_report is not None:
             self.before_report()
+        self.look_for_lost()
         waiting, limit = self.inbox.waiting, self.inbox.limit
         return self.feeds.report(waiting=waiting, queue=limit, overruns=self._overruns)
 

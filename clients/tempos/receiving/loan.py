@@ -6,8 +6,6 @@ and before the broker is told what came.
 
 from __future__ import annotations
 
-import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,9 +16,6 @@ from tempos.receiving.inbox import Event
 from tempos.receiving.intake import Intake
 from tempos.session import proof
 
-_SO_MEMINFO = 55
-#: Numbers of the kernel's account of a socket: what waits, and what may, bytes.
-_MEMINFO = struct.Struct("=2I")
 #: The share of the socket's buffer that may wait in any case; bytes of it that a small datagram takes.
 _LOW, _SMALLEST = 1 / 16, 768
 
@@ -70,7 +65,7 @@ class Loan:
         if self._intake.doorman.expects_proof:
             return True
         try:
-            waits, room = _MEMINFO.unpack(self._reader.option(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
+            waits, room, _ = self._reader.memory()
         except OSError:
             return True
         return bool(waits > min(room * _LOW, most * _SMALLEST))

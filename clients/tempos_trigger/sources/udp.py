@@ -116,6 +116,8 @@ class _UdpSource:
         asyncio.get_running_loop().add_reader(self._sock.fileno(), self._read, self._sock)
 
     def status(self) -> dict[str, Any]:
+        if self._sock is not None:
+            self._look_for_lost(self._sock)
         host, port = self._address
         return {"state": "up" if self._reads else "closed", "listen": f"{host}:{port}"}
 
@@ -130,6 +132,7 @@ class _UdpSource:
             for _ in range(RECEIVE_BUFFER // 1024 // BATCH):
                 if not self._read(sock):
                     break
+            self._look_for_lost(sock)
         self._ports.give(self._address, sock)
 
     def _read(self, sock: socket.socket) -> bool:
@@ -139,7 +142,7 @@ class _UdpSource:
             for _ in range(BATCH):
                 body, ancillary, _, source = sock.recvmsg(_sockets.MAX_PAYLOAD, _ANCILLARY)
                 if ancillary:
-                    self._see_overruns(ancillary[0][2])
+                    self._lost(*struct.unpack("=I", ancillary[0][2][:4]))
                 if not self._networks.allow(source[0]):
                     sink.refuse(SOURCE)
                 elif len(body) > self._limit:
@@ -153,8 +156,12 @@ class _UdpSource:
             return False
         return True
 
-    def _see_overruns(self, data: bytes) -> None:
-        (counter,) = struct.unpack("=I", data[:4])
+    def _look_for_lost(self, sock: socket.socket) -> None:
+        """Count what found no room by now, also behind what came last."""
+        if _sockets.LINUX:
+            self._lost(_sockets.memory(sock)[2])
+
+    def _lost(self, counter: int) -> None:
         lost = (counter - self._overruns) & 0xFFFFFFFF
         self._overruns = counter
         if lost:
