@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from support import fleet_world
 from support.asking import outcome, signed
 from support.fleet_world import World, come_to, world
 
-from tempos import Key, TemposError, auth
+from tempos import Key, auth
 from tempos.control import Code
 from tempos_broker.broker import Broker
 from tempos_broker.config.clients import document_of
@@ -34,8 +34,8 @@ def made(broker: Broker) -> dict[str, dict[str, Any]]:
 
 
 def lacking(broker: Broker) -> dict[str, str]:
-    assert broker.fleet is not None
-    return dict(broker.fleet.shares[rows.CLIENTS].lacking)
+    """Those of the fleet that are not at a broker as they are elsewhere, and why."""
+    return fleet_world.lacking(broker, rows.CLIENTS)
 
 
 def asks(broker: Broker, client: str, number: int) -> str:
@@ -51,14 +51,7 @@ def asks(broker: Broker, client: str, number: int) -> str:
 
 async def agree(fleet: World, *ids: str) -> None:
     """All have these, and alike."""
-
-    def documents() -> list[dict[str, dict[str, Any]]]:
-        return [made(each) for each in fleet.brokers]
-
-    await come_to(
-        lambda: all(each == documents()[0] and each.keys() == set(ids) for each in documents()),
-        lambda: (documents(), [lacking(each) for each in fleet.brokers]),
-    )
+    await fleet.agree_on(rows.CLIENTS, made, *ids)
 
 
 async def away(broker: Broker) -> None:
@@ -188,43 +181,19 @@ async def test_keys_stay_at_their_broker_unless_they_are_shared() -> None:
 async def test_whatever_becomes_of_the_store_all_have_the_same_clients_in_the_end() -> None:
     async with world(3, delay=0.02, share=BOTH) as fleet:
         chance = random.Random(6)
-        orders: set[asyncio.Task[object]] = set()
-        done = 0
 
         async def order(broker: Broker, number: int) -> None:
-            nonlocal done
             client = f"c{number}"
-            try:
-                match chance.randrange(3):
-                    case 0:
-                        await broker.remove_client(client)
-                    case 1:
-                        await broker.set_client(client, {"key": key(16 * number + chance.randrange(16))})
-                    case _:
-                        await broker.add_client({"id": client, "key": key(16 * number)})
-                done += 1
-            except TemposError:
-                return
+            match chance.randrange(3):
+                case 0:
+                    await broker.remove_client(client)
+                case 1:
+                    await broker.set_client(client, {"key": key(16 * number + chance.randrange(16))})
+                case _:
+                    await broker.add_client({"id": client, "key": key(16 * number)})
 
-        turns = 0
-        while turns < 200 or done < 20:
-            turns += 1
-            if not fleet.disturb(chance, 60):
-                orders.add(asyncio.create_task(order(chance.choice(fleet.brokers), chance.randrange(6))))
-            await asyncio.sleep(0.01)
-        fleet.calm()
-        await asyncio.gather(*orders)
-
-        def settled() -> bool:
-            first, *others = [made(each) for each in fleet.brokers]
-            return all(each == first for each in others) and all(
-                each.fleet is not None
-                and each.fleet.away is None
-                and not each.fleet.view.made[rows.CLIENTS].changed
-                for each in fleet.brokers
-            )
-
-        await come_to(settled, lambda: [made(each) for each in fleet.brokers])
+        await fleet.disturbed(chance, order)
+        await fleet.come_to_the_same(rows.CLIENTS, made)
         row_of: Callable[[str], rows.MadeRow | None] = lambda name: rows.made_in(  # noqa: E731
             rows.CLIENTS, name, fleet.memory.entries[rows.CLIENTS + name].value
         )

@@ -9,9 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support import fleet_world
 from support.fleet_world import TOPICS, World, come_to, world
 
-from tempos import TemposError, Topic
+from tempos import Topic
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import Origin, TopicConfig
 from tempos_broker.fleet import rows
@@ -26,21 +27,13 @@ def made(broker: Broker) -> dict[str, dict[str, Any]]:
 
 
 def lacking(broker: Broker) -> dict[str, str]:
-    """Topics of the fleet that are not at a broker as they are elsewhere, and why."""
-    assert broker.fleet is not None
-    return dict(broker.fleet.shares[rows.TOPICS].lacking)
+    """Those of the fleet that are not at a broker as they are elsewhere, and why."""
+    return fleet_world.lacking(broker, rows.TOPICS)
 
 
 async def agree(fleet: World, *names: str) -> None:
     """All have these, and alike."""
-
-    def documents() -> list[dict[str, dict[str, Any]]]:
-        return [made(each) for each in fleet.brokers]
-
-    await come_to(
-        lambda: all(each == documents()[0] and each.keys() == set(names) for each in documents()),
-        lambda: (documents(), [lacking(each) for each in fleet.brokers]),
-    )
+    await fleet.agree_on(rows.TOPICS, made, *names)
 
 
 async def test_what_is_ordered_at_one_broker_is_in_force_at_all_when_it_is_answered() -> None:
@@ -202,43 +195,19 @@ async def test_what_is_broken_off_for_the_store_is_away_is_news_still() -> None:
 async def test_whatever_becomes_of_the_store_all_have_the_same_topics_in_the_end() -> None:
     async with world(3, delay=0.02) as fleet:
         chance = random.Random(5)
-        orders: set[asyncio.Task[object]] = set()
-        done = 0
 
-        async def order(broker: Broker, name: str) -> None:
-            nonlocal done
-            try:
-                match chance.randrange(3):
-                    case 0:
-                        await broker.remove_topic(name, drain=True, patience=0)
-                    case 1:
-                        await broker.set_topic(name, {"rate": chance.randrange(1, 1000)})
-                    case _:
-                        await broker.add_topic({"name": name, "priority": chance.randrange(8)})
-                done += 1
-            except TemposError:
-                return
+        async def order(broker: Broker, number: int) -> None:
+            name = f"t{number}"
+            match chance.randrange(3):
+                case 0:
+                    await broker.remove_topic(name, drain=True, patience=0)
+                case 1:
+                    await broker.set_topic(name, {"rate": chance.randrange(1, 1000)})
+                case _:
+                    await broker.add_topic({"name": name, "priority": chance.randrange(8)})
 
-        turns = 0
-        while turns < 200 or done < 20:
-            turns += 1
-            if not fleet.disturb(chance, 60):
-                task = asyncio.create_task(order(chance.choice(fleet.brokers), f"t{chance.randrange(6)}"))
-                orders.add(task)
-            await asyncio.sleep(0.01)
-        fleet.calm()
-        await asyncio.gather(*orders)
-
-        def alike() -> bool:
-            first, *others = [made(each) for each in fleet.brokers]
-            return all(each == first for each in others) and all(
-                each.fleet is not None
-                and each.fleet.away is None
-                and not each.fleet.view.made[rows.TOPICS].changed
-                for each in fleet.brokers
-            )
-
-        await come_to(alike, lambda: [made(each) for each in fleet.brokers])
+        await fleet.disturbed(chance, order)
+        await fleet.come_to_the_same(rows.TOPICS, made)
         told = {
             key.removeprefix(rows.TOPICS)
             for key, entry in fleet.memory.entries.items()

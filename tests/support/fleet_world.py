@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
 from support.ports import free_ports
 from support.waiting import LIMIT
-from tempos import Framing, Quality, Topic
+from tempos import Framing, Quality, TemposError, Topic
 from tempos._awaitables import in_time
 from tempos_broker.account.accounts import Holder
 from tempos_broker.broker import Broker
@@ -19,6 +21,8 @@ from tempos_broker.config.model import BrokerConfig, ControlConfig, FleetConfig,
 from tempos_broker.fleet.memory import LocalRegistry, Memory
 from tempos_broker.paths import NoFastPath
 
+#: The options of what was made at run time.
+Made = dict[str, Any]
 TOPICS = (
     Topic(1, "plant/a", Quality.SQ, framing=Framing.EVENT),
     Topic(2, "plant/b", Quality.BQ, framing=Framing.EVENT),
@@ -108,6 +112,51 @@ class World:
         for end in self.ends:
             end.cut = False
 
+    async def disturbed(
+        self, chance: random.Random, order: Callable[[Broker, int], Awaitable[object]]
+    ) -> None:
+        """Have brokers carry out such orders about one of six, while the store comes and goes; then calm."""
+        done = 0
+
+        async def carry_out(broker: Broker) -> None:
+            nonlocal done
+            with contextlib.suppress(TemposError):
+                await order(broker, chance.randrange(6))
+                done += 1
+
+        orders: set[asyncio.Task[None]] = set()
+        turns = 0
+        while turns < 200 or done < 20:
+            turns += 1
+            if not self.disturb(chance, 60):
+                orders.add(asyncio.create_task(carry_out(chance.choice(self.brokers))))
+            await asyncio.sleep(0.01)
+        self.calm()
+        await asyncio.gather(*orders)
+
+    async def come_to_the_same(self, kind: str, made: Callable[[Broker], dict[str, Made]]) -> None:
+        """Wait until all have the same of a kind that is made at run time, and nothing is left to be done."""
+
+        def alike() -> bool:
+            first, *others = map(made, self.brokers)
+            return all(each == first for each in others) and all(
+                each.fleet is not None and each.fleet.away is None and not each.fleet.view.made[kind].changed
+                for each in self.brokers
+            )
+
+        await come_to(alike, lambda: [made(each) for each in self.brokers])
+
+    async def agree_on(self, kind: str, made: Callable[[Broker], dict[str, Made]], *names: str) -> None:
+        """Wait until all have these of a kind, and alike."""
+
+        def had() -> list[dict[str, Made]]:
+            return [made(each) for each in self.brokers]
+
+        await come_to(
+            lambda: all(each == had()[0] and each.keys() == set(names) for each in had()),
+            lambda: (had(), [lacking(each, kind) for each in self.brokers]),
+        )
+
     def heartbeat(self, at: int, number: int, wanted: str) -> None:
         """A member says where it is at home, and is one again if its broker thinks otherwise."""
         lease = self.brokers[at]._registry.lease_of(holder(number))
@@ -146,6 +195,12 @@ class World:
             await in_time(wait(), LIMIT)
         except asyncio.TimeoutError:
             pytest.fail(str([len(self.seen(at)) for at in range(len(self.brokers))]))
+
+
+def lacking(broker: Broker, kind: str) -> dict[str, str]:
+    """What of the fleet is not at a broker as it is elsewhere, and why."""
+    assert broker.fleet is not None
+    return dict(broker.fleet.shares[kind].lacking)
 
 
 async def come_to(is_so: Callable[[], bool], what: Callable[[], object]) -> None:

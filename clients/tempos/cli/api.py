@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,11 @@ from tempos.session.place import api_at, usual_api
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
+
+    from tempos.cli.extensions import Subparsers
+
+#: Carries out a command; its exit code.
+Run = Callable[[argparse.Namespace], int]
 
 #: Seconds for an answer; for one that tells of every topic, of which there may be tens of thousands.
 TIMEOUT, PATIENCE = 5.0, 30.0
@@ -49,6 +55,26 @@ def add_api_again(parser: argparse.ArgumentParser) -> None:
     """Take the same options behind an action, too, whose command has them by :func:`add_api`."""
     parser.add_argument("--api", metavar="URL", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument("--token-file", metavar="FILE", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+
+
+def orders_of(
+    actions: Subparsers, name: str, text: str, description: str, examples: str
+) -> Callable[[str, str, Run], argparse.ArgumentParser]:
+    """An action of several orders; what adds one, with what it says of itself and what carries it out."""
+    parser = actions.add_parser(
+        name, help=text, description=description, epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    orders = parser.add_subparsers(metavar="ORDER", dest="order", required=True)
+
+    def add(name: str, text: str, run: Run) -> argparse.ArgumentParser:
+        order = orders.add_parser(name, help=text, description=text)
+        order.add_argument("--json", action="store_true", help="print the answer of the API")
+        add_api_again(order)
+        order.set_defaults(run=run)
+        return order
+
+    return add
 
 
 class Api:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from tempos.auth import Key, read_key_file
 from tempos.cli.answer import show_answer
-from tempos.cli.api import Api, add_api_again
+from tempos.cli.api import Api, orders_of
 from tempos.cli.completion import with_clients, with_topics
 from tempos.cli.status import table
 from tempos.cli.topics import ask
@@ -47,22 +47,10 @@ control.open_networks), and that stays so when the last one is removed, until `t
 
 def register(actions: Subparsers) -> None:
     """Add ``client`` to the actions of ``tempos ctl``."""
-    parser = actions.add_parser(
-        "client",
-        help="make, change, remove or list clients and their keys",
-        description="Make, change, remove or list the clients that may ask a running broker, by their keys.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    orders = parser.add_subparsers(metavar="ORDER", dest="order", required=True)
-
-    def add(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        order = orders.add_parser(name, help=text, description=text)
-        order.add_argument("--json", action="store_true", help="print the answer of the API")
-        add_api_again(order)
-        order.set_defaults(run=run)
-        return order
-
+    add = orders_of(
+        actions, "client", "make, change, remove or list clients and their keys",
+        "Make, change, remove or list the clients that may ask a running broker, by their keys.", _EXAMPLES,
+    )  # fmt: skip
     made = add("add", "make a client; it may ask when this returns", _add)
     changed = add("set", "change rights or key of a client that was made at run time", _set)
     gone = add("remove", "remove a client that was made at run time; what it signs is refused", _remove)

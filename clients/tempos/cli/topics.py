@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from tempos.cli.answer import show_answer
-from tempos.cli.api import Api, add_api_again
+from tempos.cli.api import Api, orders_of
 from tempos.cli.completion import with_topics
 from tempos.cli.options import positive
 from tempos.cli.status import number, table
@@ -38,22 +38,10 @@ file. Id, name and framing make a topic what it is, so they do not change: with 
 
 def register(actions: Subparsers) -> None:
     """Add ``topic`` to the actions of ``tempos ctl``."""
-    parser = actions.add_parser(
-        "topic",
-        help="make, change, remove or list topics",
-        description="Make, change, remove or list the topics of a running broker.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    orders = parser.add_subparsers(metavar="ORDER", dest="order", required=True)
-
-    def add(name: str, text: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
-        order = orders.add_parser(name, help=text, description=text)
-        order.add_argument("--json", action="store_true", help="print the answer of the API")
-        add_api_again(order)
-        order.set_defaults(run=run)
-        return order
-
+    add = orders_of(
+        actions, "topic", "make, change, remove or list topics",
+        "Make, change, remove or list the topics of a running broker.", _EXAMPLES,
+    )  # fmt: skip
     made = add("add", "make a topic; it is served when this returns", _add)
     made.add_argument("name", metavar="NAME")
     made.add_argument(
