@@ -21,6 +21,7 @@ import pytest
 from support.ports import free_ports
 
 from tempos import Framing, Reason, Route, Topic
+from tempos_broker.account import exporting
 from tempos_broker.account.accounts import Holder
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember, TopicConfig
@@ -126,11 +127,21 @@ class Life:
         self.now = self.next
 
 
-@pytest.mark.parametrize("seed", range(3))
+def make_all_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two members are so many that they are told one by one."""
+    monkeypatch.setattr(keeper, "MEMBERS_AT_ONCE", 1)
+    monkeypatch.setattr(keeper, "PAUSE", 0.001)
+    for module in (keeper, exporting):
+        monkeypatch.setattr(module, "ACCOUNTS", 1)
+
+
+@pytest.mark.parametrize(("seed", "large"), [(0, False), (1, False), (2, False), (3, True), (4, True)])
 async def test_wherever_it_was_killed_the_next_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int, large: bool
 ) -> None:
     monkeypatch.setattr(keeper, "SAVE_EVERY", 0.03)
+    if large:
+        make_all_large(monkeypatch)
     life = Life(tmp_path, seed)
     store = Store.open(tmp_path / "state")
     life.broker = Broker(config(PORTS), NoFastPath("off", life.tickets), store=store)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import shutil
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,16 +16,21 @@ import pytest
 from support.ports import free_ports
 
 from tempos import Framing, Topic
+from tempos_broker.account.accounts import Account, Holder
+from tempos_broker.account.exporting import ACCOUNTS, Pieces
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember, TopicConfig
 from tempos_broker.lives import keeper
-from tempos_broker.lives.store import Store
+from tempos_broker.lives.memory import read
+from tempos_broker.lives.store import Store, Whole, _Rows
 from tempos_broker.routes import AT_ONCE
 
 from .test_broker import Client, FakeFastPath, until
 
 MEMBERS = 4
+#: Of two groups they are more than are told at once.
+LARGE = 3 * keeper.MEMBERS_AT_ONCE // 4
 
 
 class Written:
@@ -169,3 +177,127 @@ async def test_what_is_no_more_may_be_written_by_two_at_once(tmp_path: Path) -> 
         assert await put("kind", {"key": 1})
         assert await asyncio.gather(*(put("kind", {"key": None}) for _ in range(3))) == [True] * 3
         assert not broker._past.keeper._unsaved_things
+
+
+async def test_a_large_topic_is_told_in_pieces_and_holds_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No more than some members between two turns of the loop; and what is told is what is."""
+    monkeypatch.setattr(keeper, "SAVE_EVERY", 0.02)
+    monkeypatch.setattr(keeper, "PAUSE", 0.0)
+    data, control = free_ports(2)
+    config = BrokerConfig(
+        (TopicConfig(Topic(1, "large")), TopicConfig(Topic(2, "small"))), listen=("127.0.0.1",),
+        data_port=data, control_port=control, api_port=0, control=ControlConfig(lease=60.0, heartbeat=15.0),
+    )  # fmt: skip
+    turns, told, whole = 0, [], []
+    told_one, export = Account.export, Ledger.export
+
+    def telling(account: Account) -> Any:
+        told.append(turns)
+        return told_one(account)
+
+    def exporting(ledger: Ledger, topic: int, *args: Any) -> Any:
+        whole.append(topic)
+        return export(ledger, topic, *args)
+
+    async def turn() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    store = Store.open(tmp_path / "state")
+    async with Broker(config, FakeFastPath(), store=store) as broker:
+        holders = {}
+        for group in ("a", "b", "c"):
+            for number in range(LARGE):
+                endpoint = f"127.0.{ord(group)}.{number + 1}", 5000
+                broker._registry.subscribe("large", group, endpoint, number, time.monotonic())
+                holders[group, number] = Holder(*endpoint, number)
+        await broker._routes.swap_all([1])
+        written = Written(monkeypatch)
+        await written.rounds()
+        monkeypatch.setattr(Account, "export", telling)
+        monkeypatch.setattr(Ledger, "export", exporting)
+        turning = asyncio.create_task(turn())
+        for count in range(1, 4):
+            for (group, _), holder in holders.items():
+                broker._ledger.report(1, group, holder, broker._ledger.epoch(1), count, full=True)
+            await until(lambda: 1 not in broker._ledger.changed)
+            assert 1 in await written.rounds()
+        turning.cancel()
+        assert len(told) >= 3 * len(holders)
+        assert max(Counter(told).values()) <= 2 * ACCOUNTS, "members were told without letting others on"
+        assert 1 not in whole
+        monkeypatch.undo()
+        now = broker._ledger.export(1, 0.0)
+        told_ledger = broker._ledger.export_in_pieces(1, 0.0)
+        assert json.loads(_text(told_ledger)) == json.loads(json.dumps(now))
+        # As a kill leaves it.
+        for ending in ("", "-wal"):
+            shutil.copy(f"{tmp_path}/state{ending}", f"{tmp_path}/killed{ending}")
+    killed = Store.open(tmp_path / "killed")
+    memory = read(killed.stored.topics[1])
+    await killed.close()
+    assert memory.ledger == json.loads(json.dumps(now))
+    assert {(each.group, each.client) for each in memory.members} == set(holders)
+
+
+def _text(pieces: Pieces) -> str:
+    while True:
+        try:
+            next(pieces)
+        except StopIteration as stop:
+            text: str = stop.value
+            return text
+
+
+async def test_a_large_topic_that_changes_all_the_time_is_stored_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was told while it changed is not written; after some tries it is told at once."""
+    monkeypatch.setattr(keeper, "SAVE_EVERY", 0.01)
+    monkeypatch.setattr(keeper, "PAUSE", 0.0)
+    data, control = free_ports(2)
+    config = BrokerConfig(
+        (TopicConfig(Topic(1, "large")),), listen=("127.0.0.1",),
+        data_port=data, control_port=control, api_port=0, control=ControlConfig(lease=60.0, heartbeat=15.0),
+    )  # fmt: skip
+    in_pieces, swaps = Ledger.export_in_pieces, 0
+    async with Broker(config, FakeFastPath(), store=Store.open(tmp_path / "state")) as broker:
+        for number in range(LARGE):
+            for group, network in (("g", 0), ("i", 2)):
+                endpoint = f"127.0.{network}.{number + 1}", 5000
+                broker._registry.subscribe("large", group, endpoint, 7, time.monotonic())
+        await broker._routes.swap_all([1])
+        wholes: list[tuple[int, str]] = []
+        add = _Rows.add
+
+        def adding(rows: _Rows, change: Any) -> None:
+            if isinstance(change, Whole):
+                wholes.append((swaps, change.document if isinstance(change.document, str) else "at once"))
+            add(rows, change)
+
+        def changing(ledger: Ledger, topic: int, now: float) -> Pieces:
+            """Somebody comes in the middle of each telling."""
+            nonlocal swaps
+            pieces = in_pieces(ledger, topic, now)
+            yield next(pieces)
+            before = ledger.shape(topic)
+            swaps += 1
+            broker._registry.subscribe("large", "h", (f"127.0.1.{swaps}", 5000), 7, time.monotonic())
+            coming.append(asyncio.get_running_loop().create_task(broker._routes.swap_all([1])))
+            while ledger.shape(topic) == before:
+                yield ACCOUNTS
+            return (yield from pieces)
+
+        coming: list[asyncio.Task[Any]] = []
+        monkeypatch.setattr(_Rows, "add", adding)
+        monkeypatch.setattr(Ledger, "export_in_pieces", changing)
+        epoch = broker._ledger.epoch(1)
+        broker._ledger.report(1, "g", Holder("127.0.0.1", 5000, 7), epoch, 1, full=True)
+        await until(lambda: bool(wholes))
+        assert wholes[0] == (keeper.TRIES, "at once"), "a text of two states was written"
+        monkeypatch.setattr(Ledger, "export_in_pieces", in_pieces)
+        await asyncio.gather(*coming)

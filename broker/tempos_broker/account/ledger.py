@@ -47,6 +47,7 @@ from tempos_broker.account.accounts import (
 )
 from tempos_broker.account.bounds import Undelivered
 from tempos_broker.account.ended import Ended
+from tempos_broker.account.exporting import Pieces, Shape, exported, in_pieces, shape_of
 from tempos_broker.account.orphans import unlike_orphans, with_orphans
 from tempos_broker.account.positions import Positions
 from tempos_broker.account.publishers import Publishers, PublishersAccount
@@ -502,37 +503,19 @@ class Ledger:
 
     def export(self, topic: int, now: float = 0.0) -> dict[str, Any]:
         """The account of a topic as JSON values; ``groups`` is left out where nothing is counted in any."""
+        return exported(self._exportable(topic), self.publishers.export(topic, now))
+
+    def export_in_pieces(self, topic: int, now: float) -> Pieces:
+        """The same as JSON text, with pauses; meanwhile nothing but members' reports may change it."""
+        return in_pieces(self._exportable(topic), lambda: self.publishers.export(topic, now))
+
+    def shape(self, topic: int) -> Shape:
+        """What is another one where more has changed than what members tell."""
+        return shape_of(self._exportable(topic))
+
+    def _exportable(self, topic: int) -> TopicAccount | Quiet:
         state = self._topics.get(topic)
-        if not isinstance(state, Quiet):
-            state = self._view(topic)
-        publishers = self.publishers.export(topic, now)
-        told: dict[str, Any] = {
-            **({"publishers": publishers} if publishers else {}),
-            "epoch": state.epoch,
-            "open": [[epoch, groups] for epoch, groups in dict(state.open).items()],
-        }
-        if isinstance(state, Quiet):
-            return told
-        return {
-            **told,
-            "drawn": state.drawn,
-            "unequal": list(state.unequal),
-            "forgot": state.forgot,
-            "groups": [
-                {
-                    "name": name,
-                    "unsent": group.unsent,
-                    "sums": [group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown],
-                    "dropped": group.gone_dropped,
-                    "lost_at": group.lost_at,
-                    "less": [group.filtered, group.sampled],
-                    "repairs": [group.gone_repaired, group.gone_given_up],
-                    "settled": [[list(holder), *told] for holder, told in group.settled.items()],
-                    "accounts": [account.export() for account in group.accounts.values()],
-                }
-                for name, group in state.groups.items()
-            ],
-        }
+        return state if isinstance(state, Quiet) else self._view(topic)
 
     def restore(self, topic: int, stored: Mapping[str, Any], now: float) -> None:
         """Go on with an exported account; raises KeyError, TypeError or ValueError for what is none."""

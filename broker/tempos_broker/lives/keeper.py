@@ -2,7 +2,9 @@
 
 Of a topic the store has a document and the steps since (:mod:`.steps`). A swap writes a step: what it costs
 goes by what changed. Whatever has changed since its document, an account in which members have reported
-included, is written whole within a second, in slices that whoever waits for the loop does not notice. Rules:
+included, is written whole within a second, in slices that whoever waits for the loop does not notice. A topic
+of many members is told in pieces, which hold if nothing but members' reports came in between; else it has its
+turn again. Rules:
 
 * no packet can carry an epoch that is not stored. Where it cannot be, the counters are marked as not going
   with what is stored, and hold the highest epoch that was given. A start whose counters are nobody's yet
@@ -14,21 +16,27 @@ included, is written whole within a second, in slices that whoever waits for the
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from tempos import Reason, Route
 from tempos._remarks import Remark
 from tempos._rows import Rows
 from tempos.errors import one_line
+from tempos_broker.account.exporting import ACCOUNTS, Pieces
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.counting import Counting
-from tempos_broker.lives.memory import PROMISED, Kept, Remembered, write
+from tempos_broker.counts import Counted
+from tempos_broker.lives.memory import PROMISED, Kept, Remembered, write, write_with
 from tempos_broker.lives.steps import Endpoint, Known, step_document
 from tempos_broker.lives.store import Step, Store, Thing, Whole
 from tempos_broker.lives.wants import WANTED, as_thing
+from tempos_broker.members.known import Membership
 from tempos_broker.membership import Registry
 from tempos_broker.state import TopicState
 
@@ -43,6 +51,8 @@ SAVE_EVERY = 1.0
 MEMBERS_AT_ONCE, PAUSE = 64, 0.002
 #: The same when nobody waits for the loop any more.
 TOPICS_AT_THE_END = 1024
+#: So often in turn a large topic may change while it is told, about a second apart; then it is told at once.
+TRIES = 8
 #: Topics whose counters are looked at in one go.
 LOOKED_AT = 64
 #: Topics that are written at a time when a life begins.
@@ -84,6 +94,8 @@ class Keeper:
         self._unsaved: set[int] = set()
         self._unsaved_ends: dict[int, tuple[str, int]] = {}
         self._unsaved_things: dict[tuple[str, str], Any] = {}
+        #: How often in turn large topics have changed while they were told.
+        self._changing: Counter[int] = Counter()
         #: What of each topic's counters was written last: its account may stay as it is while they move.
         self._written: dict[int, _Moving] = {}
         self._begun = False
@@ -116,7 +128,7 @@ class Keeper:
         if not (self._begun or self._kept_up):
             await self._promise(self._store, route.epoch)
             return
-        await self._write([self._step(topic)])
+        await self._write([await self._change(topic)])
         if topic in self._unsaved:
             self.fall_behind(route.epoch)
 
@@ -140,7 +152,7 @@ class Keeper:
     async def swapped(self, topic: int) -> None:
         """Write down what a swap has come to; before this life has begun, that is done once for all."""
         if self._store is not None and self._begun:
-            await self._write([self._step(topic)])
+            await self._write([await self._change(topic)])
 
     # --- all there is -----------------------------------------------------------------------
 
@@ -156,15 +168,20 @@ class Keeper:
         for first in range(0, len(swapped), AT_ONCE):
             await self.save(some := swapped[first : first + AT_ONCE])
             for topic in some:
-                self._known.pop(topic, None)
+                if not self._is_large(topic):
+                    self._known.pop(topic, None)
         await self.save()
 
     async def save(self, topics: Iterable[int] = ()) -> None:
-        """Write down all of these topics, and who drains; what could not be written before, too."""
+        """Write down all of these topics, and who drains; what could not be written before, too.
+
+        But for large ones that are not among these: they are told in pieces, when it is their turn.
+        """
         if self._store is None:
             return
         self._unsaved &= self._states.keys()
-        wanted = [topic for topic in {*topics, *self._unsaved} if topic in self._states]
+        again = (topic for topic in self._unsaved if not self._is_large(topic))
+        wanted = [topic for topic in {*topics, *again} if topic in self._states]
         await self._write(
             [
                 *(Thing(*place, value) for place, value in self._unsaved_things.items()),
@@ -206,19 +223,31 @@ class Keeper:
             self._trouble(f"what has changed could not be written: {one_line(error)}", trace=True)
 
     async def _save_slices(self) -> None:
-        slices = self._slices(await self._moved())
+        moved = {*await self._moved(), *self._unsaved}
+        large = [topic for topic in moved if self._is_large(topic)]
+        slices = self._slices(moved.difference(large))
         # That this broker lives, and who drains, is written with the first, whatever else there is to say.
         await self.save(next(slices, ()))
         for some in slices:
             await asyncio.sleep(PAUSE)
             await self.save(some)
+        for topic in large:
+            if (whole := await self._in_pieces(topic, PAUSE)) is not None:
+                await self._write([whole])
+            elif self._changing[topic] >= TRIES:
+                await self.save([topic])
 
     async def save_rest(self) -> None:
         """Write down, for the last time, what the state file does not say yet."""
         if self._store is not None:
-            for some in self._slices(self._moved_of(list(self._states)), TOPICS_AT_THE_END):
+            moved = {*self._moved_of(list(self._states)), *self._unsaved}
+            for some in self._slices(moved, TOPICS_AT_THE_END):
                 await self.save(some)
             await self.save()
+
+    def _is_large(self, topic: int) -> bool:
+        """Whether telling all of it takes longer than anybody should wait."""
+        return self._registry.member_count(topic) > MEMBERS_AT_ONCE
 
     def _slices(self, topics: Iterable[int], size: int = MEMBERS_AT_ONCE) -> Iterator[list[int]]:
         """The topics, so many at a time that whoever waits for the loop does not notice."""
@@ -284,14 +313,19 @@ class Keeper:
             if member.client is not None
         }
 
-    def _kept(self, topic: int, endpoints: Iterable[Endpoint], now: float) -> list[Kept]:
-        groups = list(self._registry.states(topic))
+    def _kept(self, topic: int, endpoints: Collection[Endpoint], now: float) -> list[Kept]:
         return [
-            Kept(group.name, *endpoint, m.client, min(m.expires - now, self._registry.lease), m.member.source)
-            for endpoint in endpoints
-            for group in groups
-            if (m := group.members.get(endpoint)) and m.client is not None and m.expires is not None
+            kept
+            for group in self._registry.states(topic)
+            for endpoint, member in group.members.items()
+            if endpoint in endpoints and (kept := self._kept_one(group.name, endpoint, member, now))
         ]
+
+    def _kept_one(self, group: str, endpoint: Endpoint, member: Membership, now: float) -> Kept | None:
+        if member.client is None or member.expires is None:
+            return None
+        left = min(member.expires - now, self._registry.lease)
+        return Kept(group, *endpoint, member.client, left, member.member.source)
 
     def _know(self, topic: int) -> Known:
         """The topic as it is now; who says so stores it."""
@@ -300,17 +334,67 @@ class Keeper:
         groups = self._ledger.route(topic, epoch) if epoch in self._ledger.open_epochs(topic) else []
         return Known(number, epoch, groups, self._members(topic))
 
-    def _step(self, topic: int) -> Step | Whole:
+    async def _change(self, topic: int) -> Step | Whole:
         """What differs from what the store has of a topic; all of it, where that is not known."""
         known = self._known.get(topic)
         if known is None or topic in self._unsaved:
-            (whole,) = self._wholes([topic], know=True)
-            return whole
+            whole = await self._in_pieces(topic, 0) if self._is_large(topic) else None
+            return whole or self._wholes([topic], know=True)[0]
         self._numbers[topic] += 1
         self._known[topic] = now = self._know(topic)
-        come = [each for each, member in now.members.items() if known.members.get(each) != member]
+        come = {each for each, member in now.members.items() if known.members.get(each) != member}
         document = step_document(known, now, self._kept(topic, come, time.monotonic()))
         return Step(topic, now.number, now.epoch, document)
+
+    async def _in_pieces(self, topic: int, pause: float) -> Whole | None:
+        """All of a large topic, told in pieces with a ``pause`` between two; None: it changed meanwhile."""
+        number, shape, known = self._numbers.get(topic, 0), self._ledger.shape(topic), self._known.get(topic)
+        if known is None or known.epoch != self._ledger.epoch(topic):
+            known = self._know(topic)
+        known = replace(known, closed=[])
+        self._ledger.changed.discard(topic)
+        whole: Whole | None = None
+        try:
+            wall = time.time()
+            told = self._members_in_pieces(topic), self._ledger.export_in_pieces(topic, time.monotonic())
+            texts = [await self._with_pauses(pieces, pause) for pieces in told]
+            same = (number, shape) == (self._numbers.get(topic, 0), self._ledger.shape(topic))
+            if same and topic in self._states:
+                memory = self._remembered(topic, wall, known.number, self._counting.counted([topic]))
+                document = write_with(memory, *texts)
+                whole = Whole(topic, memory.name, known.epoch, known.number, document)
+                self._known[topic] = known
+        finally:
+            if whole is not None:
+                del self._changing[topic]
+            elif topic in self._states:
+                self._ledger.changed.add(topic)
+                self._changing[topic] += 1
+        return whole
+
+    @staticmethod
+    async def _with_pauses(pieces: Pieces, pause: float) -> str:
+        done = 0
+        while True:
+            try:
+                done += next(pieces)
+            except StopIteration as stop:
+                text: str = stop.value
+                return text
+            if done >= ACCOUNTS:
+                done = 0
+                await asyncio.sleep(pause)
+
+    def _members_in_pieces(self, topic: int) -> Pieces:
+        texts, now = [], time.monotonic()
+        for group in list(self._registry.states(topic)):
+            rows = list(group.members.items())
+            for first in range(0, len(rows), ACCOUNTS):
+                some = rows[first : first + ACCOUNTS]
+                kept = (self._kept_one(group.name, *each, now) for each in some)
+                texts += [json.dumps(each.row()) for each in kept if each]
+                yield -(-len(some) // 4)
+        return f"[{', '.join(texts)}]"
 
     def _wholes(self, topics: list[int], *, know: bool = False) -> list[Whole]:
         """All of these topics; ``know``: what changes of them next is to be written as a step.
@@ -323,24 +407,33 @@ class Keeper:
         counted = self._counting.counted(topics)
         wholes = []
         for topic in topics:
-            described = self._states[topic].route.topic
-            self._unsaved_ends.pop(topic, None)
             known = self._know(topic)
-            if know or topic in self._known:
+            if know or topic in self._known or self._is_large(topic):
                 self._known[topic] = known
-            memory = Remembered(
-                described.name, described.framing, wall, tuple(self._kept(topic, known.members, now)),
-                self._ledger.export(topic, now), counted.drawn[topic].tickets, counted.slow.get(topic, {}),
-                counted.fast.get(topic, {}), counted.fast_raw.get(topic, {}), known.number,
-                self._rows.of.get(topic),
-            )  # fmt: skip
-            wholes.append(Whole(topic, described.name, known.epoch, known.number, write(memory)))
-            if memory.slow or memory.fast_raw:
-                self._written[topic] = memory.slow, memory.fast_raw
-            else:
-                self._written.pop(topic, None)
+            memory = replace(
+                self._remembered(topic, wall, known.number, counted),
+                members=tuple(self._kept(topic, known.members.keys(), now)),
+                ledger=self._ledger.export(topic, now),
+            )
+            wholes.append(Whole(topic, memory.name, known.epoch, known.number, write(memory)))
+            self._changing.pop(topic, None)
         self._ledger.changed.difference_update(topics)
         return wholes
+
+    def _remembered(self, topic: int, wall: float, number: int, counted: Counted) -> Remembered:
+        """Of a topic what is not its members', as it is about to be written."""
+        described = self._states[topic].route.topic
+        self._unsaved_ends.pop(topic, None)
+        memory = Remembered(
+            described.name, described.framing, wall, (), {}, counted.drawn[topic].tickets,
+            counted.slow.get(topic, {}), counted.fast.get(topic, {}), counted.fast_raw.get(topic, {}), number,
+            self._rows.of.get(topic),
+        )  # fmt: skip
+        if memory.slow or memory.fast_raw:
+            self._written[topic] = memory.slow, memory.fast_raw
+        else:
+            self._written.pop(topic, None)
+        return memory
 
     def _end(self, topic: int, name: str, epoch: int) -> Whole:
         """Of a topic that is no more: nothing but its epoch."""
@@ -395,6 +488,7 @@ class Keeper:
         """The topic is no more; another one of that id is written whole first."""
         self._known.pop(topic, None)
         self._written.pop(topic, None)
+        self._changing.pop(topic, None)
 
     # --- whose counters these are -----------------------------------------------------------
 

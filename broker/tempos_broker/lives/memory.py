@@ -15,6 +15,7 @@ from tempos import Framing, Reason, Topic
 from tempos._abi import GROUPS_PER_TOPIC, TOPIC_MAX
 from tempos.control import Out
 from tempos_broker.account.accounts import Holder
+from tempos_broker.account.exporting import with_texts
 from tempos_broker.lives.checks import (
     U32,
     address_of,
@@ -101,6 +102,13 @@ def write(memory: Remembered) -> dict[str, Any]:
         "steps": memory.steps,
         "row": memory.row,
     }
+
+
+def write_with(memory: Remembered, members: str, ledger: str) -> str:
+    """The same as JSON text, with members and account that are text already in the place of its own."""
+    rest = write(memory)
+    del rest["members"], rest["ledger"]
+    return with_texts(rest, {"members": members, "ledger": ledger})
 
 
 def read(document: Any) -> Remembered:

@@ -72,13 +72,16 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """All of a topic, in the place of whatever was stored of it, steps up to ``number`` included."""
+    """All of a topic, in the place of whatever was stored of it, steps up to ``number`` included.
+
+    ``document``: JSON values, or their text.
+    """
 
     topic: int
     name: str
     epoch: int
     number: int
-    document: Mapping[str, Any]
+    document: Mapping[str, Any] | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,8 @@ class _Rows:
     def add(self, change: Whole | Step | Thing) -> None:
         match change:
             case Whole(topic, name, epoch, number, document):
-                self.topics.append((topic, name, epoch, json.dumps(document)))
+                text = document if isinstance(document, str) else json.dumps(document)
+                self.topics.append((topic, name, epoch, text))
                 self.over.append((topic, number))
             case Step(topic, number, epoch, document):
                 self.steps.append((topic, number, epoch, json.dumps(document)))
