@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from support.privileges import require_kernel
@@ -67,8 +68,32 @@ KINDS = ("native", "generic", "tc")
 #: Of each kind, how many addresses are ours and how long user space may be silent.
 DIMENSIONS = (KINDS, range(1, MAX_LISTEN + 1), (0, GONE_AFTER_NS))
 VARIANTS = list(itertools.product(*DIMENSIONS))
-#: Those of the short form of a kernel's run: every number of addresses, and each kind by either silence.
-SHORT = list(zip(itertools.cycle(KINDS), DIMENSIONS[1], itertools.cycle(DIMENSIONS[2]), strict=False))
+
+
+class Turn(NamedTuple):
+    """One choice of all constants; ``timed``: beside the programs that measure latency."""
+
+    kind: str
+    addresses: int
+    gone_after: int
+    gate: str
+    tags: Tags
+    timed: bool
+
+
+def _turns() -> Iterator[Turn]:
+    """Each constant once, and each kind with either silence and with and without latency."""
+    gates, native = itertools.cycle(GATES), itertools.cycle((Tags.IN_FRAME, Tags.READ, Tags.HEARD))
+    timed = itertools.cycle((True,) * len(KINDS) + (False,) * len(KINDS))
+    for kind, addresses, gone_after in zip(
+        itertools.cycle(KINDS), DIMENSIONS[1], itertools.cycle(DIMENSIONS[2]), strict=False
+    ):
+        tags = next(native) if kind == "native" else Tags.NOTED if kind == "generic" else Tags.IN_FRAME
+        yield Turn(kind, addresses, gone_after, next(gates), tags, next(timed))
+
+
+#: The short form of a kernel's run loads these alone.
+SHORT = list(_turns())
 
 #: Everybody, one process, several of them: the programs of observation tools ask in other words each time.
 WISHES = {
@@ -78,8 +103,8 @@ WISHES = {
 }
 
 
-def described(variant: tuple[str, int, int]) -> str:
-    kind, addresses, gone_after = variant
+def described(variant: tuple[str, int, int] | Turn) -> str:
+    kind, addresses, gone_after = variant[:3]
     return f"{kind}-{addresses}-addresses-{'gone-after' if gone_after else 'for-ever'}"
 
 
@@ -126,15 +151,27 @@ def test_all_that_there_is_to_load_is_loaded_here() -> None:
 
 
 def test_the_short_form_has_every_constant() -> None:
-    assert {addresses for _, addresses, _ in SHORT} == set(DIMENSIONS[1])
-    assert {(kind, silence) for kind, _, silence in SHORT} == set(itertools.product(KINDS, DIMENSIONS[2]))
+    kinds, addresses, silences, gates, tags, _ = map(set, zip(*SHORT, strict=True))
+    assert (kinds, addresses, silences) == tuple(map(set, DIMENSIONS))
+    assert (gates, tags) == (set(GATES), set(Tags))
+    for dimension, values in (("gone_after", DIMENSIONS[2]), ("timed", (False, True))):
+        found = {(turn.kind, getattr(turn, dimension)) for turn in SHORT}
+        assert found == set(itertools.product(KINDS, values)), dimension
 
 
-@pytest.mark.parametrize(
-    "variant",
-    [pytest.param(each, marks=() if each in SHORT else pytest.mark.full) for each in VARIANTS],
-    ids=described,
-)
+@pytest.mark.parametrize("turn", SHORT, ids=described)
+def test_the_programs_by_each_constant(xdp: BpfObject, turn: Turn) -> None:
+    skb_at = veth_skb_at() or 0
+    tags = Tags.IN_FRAME if turn.tags is Tags.READ and not skb_at else turn.tags
+    settings = encode_settings(
+        PORT, [f"10.{n}.2.1" for n in range(turn.addresses)], GATES[turn.gate],
+        generic=turn.kind == "generic", gone_after_ns=turn.gone_after, tags=tags, skb_at=skb_at,
+    )  # fmt: skip
+    load_kind(turn.kind, settings, xdp, timed=turn.timed)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("variant", VARIANTS, ids=described)
 def test_the_programs_by_addresses_and_silence(xdp: BpfObject, variant: tuple[str, int, int]) -> None:
     kind, addresses, gone_after = variant
     listen = [f"10.{n}.2.1" for n in range(addresses)]
@@ -144,6 +181,7 @@ def test_the_programs_by_addresses_and_silence(xdp: BpfObject, variant: tuple[st
     load_kind(kind, settings, xdp, timed=True)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("tags", Tags)
 def test_the_xdp_programs_by_how_they_know_of_tags(xdp: BpfObject, tags: Tags) -> None:
     skb_at = veth_skb_at() or 0
@@ -156,6 +194,7 @@ def test_the_xdp_programs_by_how_they_know_of_tags(xdp: BpfObject, tags: Tags) -
     load_kind("generic" if generic else "native", settings, xdp, timed=True)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("gate", GATES)
 def test_the_programs_by_whose_frames_they_take(xdp: BpfObject, gate: str, kind: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from networks import devices, disturbances, stacks
+from networks import devices, disturbances, machines, redundant, stacks
 from networks.judge import Right
 from networks.network import Build, straight
 
@@ -76,6 +76,28 @@ CASES = (
          Right.ONCE, EITHER, interfaces=("eth0", "eth2", "eth1")),
     Case("member behind a bridge", devices.bridged_member, paths=EITHER),
     Case("publisher behind a bridge", devices.bridged_publisher, paths=EITHER),
+    Case("member behind a bridge over a VLAN", stacks.tagged_bridge_member, paths=EITHER),
+    Case("publisher behind a bridge over a VLAN", stacks.tagged_bridge_publisher, paths=EITHER),
+    Case("publisher behind a bridge over a VLAN, XDP on the device below", stacks.tagged_bridge_publisher,
+         paths=EITHER, interfaces=("eth0", "eth1")),
+    Case("publisher behind a bridge over a bond, XDP on the bond's ports", stacks.bonded_bridge_publisher,
+         Right.ONCE, EITHER, interfaces=("eth0", "eth2", "eth1")),
+    Case("member behind a team", redundant.joined_member(redundant.team("activebackup")), paths=EITHER),
+    Case("publisher behind a team", redundant.joined_publisher(redundant.team("activebackup")), paths=EITHER),
+    Case("publisher behind a team, XDP on its ports, one of them in reserve", redundant.doubled_publisher,
+         Right.ONCE, EITHER, interfaces=("eth0", "eth2", "eth1")),
+    Case("member behind HSR", redundant.joined_member(redundant.HSR), paths=EITHER),
+    Case("publisher behind HSR", redundant.joined_publisher(redundant.HSR), paths=EITHER),
+    Case("member behind PRP", redundant.joined_member(redundant.PRP), paths=EITHER),
+    Case("publisher behind PRP", redundant.joined_publisher(redundant.PRP), paths=EITHER),
+    Case("publisher behind PRP, XDP on its ports", redundant.joined_publisher(redundant.PRP),
+         Right.ONCE, EITHER, interfaces=("eth0", "eth2", "eth1")),
+    Case("member behind a mesh", redundant.joined_member(redundant.mesh), paths=EITHER),
+    Case("publisher behind a mesh", redundant.joined_publisher(redundant.mesh), paths=EITHER),
+    Case("member is a virtual machine", machines.machine_member),
+    Case("publisher is a virtual machine", machines.machine_publisher),
+    Case("publisher is a virtual machine at a bridge, XDP on its tap", machines.bridged_machine_publisher,
+         interfaces=("tap0", "eth1")),
     Case("member behind a macvlan", devices.above_member("macvlan mode bridge"), paths=EITHER),
     Case("publisher behind a bridge, XDP on its port", devices.bridged_publisher,
          interfaces=("eth0", "eth1")),
@@ -90,10 +112,14 @@ CASES = (
          interfaces=("eth0", "eth1")),
     Case("the broker's address is on loopback", devices.loopback_of_broker),
     Case("member behind an ipvlan", devices.above_member("ipvlan mode l2"), paths=EITHER),
+    Case("publisher behind an ipvlan that routes", devices.above_publisher("ipvlan mode l3"), paths=EITHER),
+    Case("member behind an ipvlan that routes", devices.above_member("ipvlan mode l3"), paths=EITHER),
     Case("member behind a VXLAN", stacks.tunnelled_member(stacks.vxlan), paths=EITHER),
     Case("publisher behind a VXLAN", stacks.tunnelled_publisher(stacks.vxlan), paths=EITHER),
     Case("member behind a Geneve tunnel", stacks.tunnelled_member(stacks.geneve), paths=EITHER),
     Case("member behind a GRE tunnel", stacks.tunnelled_member(stacks.gretap), paths=EITHER),
+    Case("publisher behind a Geneve tunnel", stacks.tunnelled_publisher(stacks.geneve), paths=EITHER),
+    Case("publisher behind a GRE tunnel", stacks.tunnelled_publisher(stacks.gretap), paths=EITHER),
     Case("member behind MACsec", stacks.tunnelled_member(stacks.macsec), paths=EITHER),
     Case("publisher behind MACsec", stacks.tunnelled_publisher(stacks.macsec), paths=EITHER),
     Case("member behind WireGuard", devices.wireguard_member, paths=SLOW),

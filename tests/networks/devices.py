@@ -197,7 +197,10 @@ def reserved_publisher(ground: Ground) -> Network:
 
 
 def _bridged(ground: Ground, space: Namespace, port: str, address: str) -> None:
-    ground.ip(space, "link add br0 type bridge", f"link set {port} master br0", "link set br0 up")
+    # Without its delay, for else a port that listens forwards by itself after two of those.
+    ground.ip(
+        space, "link add br0 type bridge forward_delay 0", f"link set {port} master br0", "link set br0 up"
+    )
     ground.address(space, "br0", address)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -69,6 +70,10 @@ class Ground:
         node = Node(space.name, space, addresses, ())
         self._stack.callback(node.close)
         return node
+
+    def at_end(self, undo: Callable[[], None]) -> None:
+        """Called when the case is over, before what was made earlier goes."""
+        self._stack.callback(undo)
 
     def ip(self, space: Namespace, *lines: str) -> None:
         """Commands of `ip`, without the word itself."""

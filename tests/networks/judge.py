@@ -41,7 +41,7 @@ def judge(row: Row, played: Played, right: Right, paths: Sequence[str], *, blind
     status = played.status
     row.sent = EVENTS
     row.arrived = min(len(set(heard.numbers)) for heard in played.heard)
-    row.path, row.reason = _carried(status), played.reason
+    row.path, row.reason = _carried(status), _why(played)
     row.ledger = "; ".join(filter(None, (_ledger(status), _dropped(played.dropped))))
     row.client = "; ".join(filter(None, map(_told, played.heard)))
     # A group that got nothing is in no account once its member has left.
@@ -71,6 +71,14 @@ def _carried(status: TopicStatus) -> str:
     if status.fast and status.slow:
         return f"fast {status.fast}, slow {status.slow}"
     return "fast" if status.fast else "slow" if status.slow else "none"
+
+
+def _why(played: Played) -> str:
+    """Why this path, with what the programs left to the other one where they did so with most."""
+    most = max(played.passed, key=lambda reason: played.passed[reason], default="")
+    if played.path != "fast" or played.passed.get(most, 0) < _MOSTLY * EVENTS:
+        return played.reason
+    return f"{played.reason}; left to the slow path: {played.passed[most]} {most}"
 
 
 def _ledger(status: TopicStatus) -> str:
@@ -150,6 +158,11 @@ def _losses_before(heard: Heard, status: TopicStatus, *, blind: bool) -> list[st
     return faults
 
 
+def _told_slow(played: Played) -> bool:
+    """Whether a topic on the fast path says why its events take the slow one: so do its programs' counts."""
+    return _UNSEEN in played.reason or sum(played.passed.values()) >= _MOSTLY * played.status.slow
+
+
 def _queue_faults(played: Played) -> list[str]:
     """Where what was lost behind the broker is not what the queues on its way out dropped."""
     if played.dropped is None:
@@ -180,6 +193,6 @@ def _topic_faults(row: Row, played: Played, right: Right, paths: Sequence[str]) 
         faults.append(f"carried by the {path} path and not by the {' or '.join(paths)} one: {row.reason}")
     if path == "slow" and row.mode != "off" and not row.reason:
         faults.append("the slow path, and no reason")
-    if path == "slow" and status.path == "fast" and _UNSEEN not in row.reason:
+    if path == "slow" and played.path == "fast" and not _told_slow(played):
         faults.append(f"the slow path, of a topic on the fast one, which does not say why: {row.reason}")
     return faults

@@ -11,9 +11,9 @@ import json
 import re
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -62,14 +62,17 @@ class Heard:
 
 @dataclass(frozen=True)
 class Played:
-    """All that a judgement needs: the members' accounts, the broker's, and why it chose its path.
+    """All that a judgement needs: the members' accounts, the broker's, its path, and why it chose that.
 
-    ``dropped``: what queues on the broker's way out threw away, if it is about those.
+    ``passed``: what its programs left to the slow path, by their reasons. ``dropped``: what queues on the
+    broker's way out threw away, if it is about those.
     """
 
     heard: tuple[Heard, ...]
     status: TopicStatus
+    path: str
     reason: str
+    passed: Mapping[str, int] = field(default_factory=dict)
     dropped: Dropped | None = None
 
 
@@ -86,6 +89,11 @@ class Serving:
     def topic(self) -> TopicStatus:
         (entry,) = [each for each in self._status()["topics"] if each["name"] == TOPIC.name]
         return topic_status(entry)
+
+    def passed(self) -> dict[str, int]:
+        """What the programs have left to the slow path, of all topics and of none, by reason."""
+        found: dict[str, int] = self._status()["paths"]["fast"].get("passed", {})
+        return found
 
     def wait(self, done: Callable[[TopicStatus], bool], limit: float) -> TopicStatus:
         """The status once it is ``done``, or at the end of ``limit`` seconds."""
@@ -150,7 +158,7 @@ def play(build: Build, mode: str, path: str, groups: int = 1, interfaces: Sequen
         _wait_for(lambda: all(member.stats.datagrams >= EVENTS for member in members), PATIENCE)
         heard = tuple(map(_leave, members))
         told = broker.wait(lambda status: status.before.settled, PATIENCE)
-        return Played(heard, told, settled.reason, network.dropped())
+        return Played(heard, told, settled.path, settled.reason, broker.passed(), network.dropped())
 
 
 def waiting(build: Build, mode: str, interfaces: Sequence[str], says: str) -> str:

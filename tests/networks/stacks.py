@@ -119,6 +119,50 @@ def foreign_filtered(ground: Ground) -> Network:
     return spaces.network()
 
 
+def _bridge_over(ground: Ground, space: Namespace, below: str, address: str) -> None:
+    ground.ip(space, "link add br0 type bridge", f"link set {below} master br0", "link set br0 up")
+    ground.address(space, "br0", address)
+
+
+def _tagged_bridge(ground: Ground, space: Namespace, below: str, address: str) -> None:
+    """A bridge over a VLAN, as hosts of virtual machines have for each."""
+    ground.ip(space, f"link add link {below} name {below}.100 type vlan id 100", f"link set {below}.100 up")
+    _bridge_over(ground, space, f"{below}.100", address)
+
+
+def tagged_bridge_member(ground: Ground) -> Network:
+    """The broker's address towards the member is that of a bridge over a VLAN."""
+    spaces = three(ground)
+    spaces.publisher_wired()
+    ground.link(spaces.b, "eth1", spaces.s, "eth0")
+    _tagged_bridge(ground, spaces.b, "eth1", FAR)
+    tagged(spaces, spaces.s, "eth0", 100, MEMBER)
+    return spaces.network()
+
+
+def tagged_bridge_publisher(ground: Ground) -> Network:
+    """The same towards the publisher."""
+    spaces = three(ground)
+    ground.link(spaces.p, "eth0", spaces.b, "eth0")
+    tagged(spaces, spaces.p, "eth0", 100, PUBLISHER)
+    _tagged_bridge(ground, spaces.b, "eth0", NEAR)
+    spaces.member_wired()
+    return spaces.network()
+
+
+def bonded_bridge_publisher(ground: Ground) -> Network:
+    """The broker's address towards the publisher is that of a bridge over a bond."""
+    spaces = three(ground)
+    for near, far in (("eth0", "eth0"), ("eth1", "eth2")):
+        ground.link(spaces.p, near, spaces.b, far)
+    bond(ground, spaces.b, "active-backup", ("eth0", "eth2"))
+    _bridge_over(ground, spaces.b, "bond0", NEAR)
+    bond(ground, spaces.p, "active-backup", ("eth0", "eth1"))
+    ground.address(spaces.p, "bond0", PUBLISHER)
+    spaces.member_wired()
+    return spaces.network()
+
+
 # Tunnels that are Ethernets
 
 

@@ -29,6 +29,7 @@ def booted(wanted: str, *, short: bool, only: Sequence[str] = (), again: bool = 
     kernel, disks, runs = _prepared(wanted)
     fresh = _emptied(f"{wanted}.fresh")
     boot = machine.boot(kernel, disks, runs, steps, fresh, _heard(wanted))
+    print(f"{wanted}: {boot.seconds:.0f} s from boot to power-off", flush=True)
     where = f"{RESULTS.name}/{wanted}"
     trouble = "" if boot.ended else f"the guest did not come to its end; its console is in {where}"
     folder = _joined(fresh, wanted, revision, whole=not (only or again), partly=again)

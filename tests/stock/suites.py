@@ -25,7 +25,9 @@ _TREE = Path(__file__).resolve().parents[2]
 _VARIANTS = "tests/kernel/test_every_variant.py"
 #: Two tests at a time: those of one file one after the other, or any.
 _BY_FILE, _ANY_ORDER = ("-n", "2", "--dist", "loadfile"), ("-n", "2", "--dist", "load")
-_FAST = ("--way", "generic", "--way", "native")
+#: One process, that need not know of others; and without what imports hypothesis, which takes as long as all
+#: else that such a process imports.
+_ALONE = ("-p", "no:xdist", "-p", "no:hypothesispytest")
 _CUT = ("tests/kernel/test_program.py", "tests/kernel/test_selector.py")
 
 
@@ -41,9 +43,10 @@ def steps(*, short: bool) -> list[Step]:
         return [
             doctor,
             # Beside the doctor, for neither needs more than one processor.
-            Step(DEMO, ("tempos", "demo", "--json", *_FAST, "--events-only"), limit=600, beside=True),
-            # All at once, for an emulated machine is slow to begin; in any order, on both of its processors.
-            _pytest("kernel", "-m", f"not {FULL}", _VARIANTS, *_CUT, limit=1500, at_once=_ANY_ORDER),
+            Step(DEMO, ("tempos", "demo", "--json", "--way", "native", "--events-only"), 600, beside=True),
+            # These two take about the same time, on a processor each.
+            _pytest("variants", "-m", f"not {FULL}", _VARIANTS, limit=1500, at_once=_ALONE),
+            replace(_pytest("kernel", "-m", f"not {FULL}", *_CUT, limit=1500, at_once=_ALONE), beside=True),
         ]
     return [
         doctor,

@@ -73,6 +73,13 @@ def test_a_port_that_takes_no_part_takes_nothing() -> None:
         gate(6, {2}, *outer).shut == gate(4, {2}, *outer).shut == "if2 does not forward from its port if4 now"
     )
     assert gate(3, {3}, replace(blocked, master=9), device(9, "vrf")).shut == "", "a VRF drops nothing"
+    assert gate(3, {2}, device(2), device(3, master=2)).shut == "", "the card of a virtual machine"
+    for kind in ("team", "hsr", "batadv", "openvswitch"):
+        unknown = device(2, kind), device(3, "bond", master=2), device(4, master=3)
+        for of in (3, 4):
+            told = "if2 does not tell whether it takes what comes in by its port if3"
+            assert gate(of, {2}, *unknown) == Gate((), shut=told)
+        assert mac(2) in gate(2, {2}, *unknown).macs
     settings = encode_settings(9999, ["10.0.2.1"], gate(3, {2}, *devices), generic=False)
     assert settings == encode_settings(9999, ["10.0.2.1"], Gate(()), generic=False), "it knows no MAC"
 

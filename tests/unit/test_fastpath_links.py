@@ -81,6 +81,14 @@ def test_a_bond_keeps_ports_in_reserve() -> None:
     assert not read(told("eth0", *port(b"bond", attribute(RESERVE, b"\0")))).shut
 
 
+def test_a_ring_names_its_ports_which_do_not_name_it() -> None:
+    data = b"".join(attribute(number, struct.pack("=I", index)) for number, index in ((1, 3), (2, 5), (7, 1)))
+    ring = read(told("hsr0", attribute(KIND, b"hsr\0"), attribute(DATA, data)))
+    assert (ring.rings, ring.separates) == ((3, 5), False)
+    # A bridge says other things by those numbers.
+    assert read(told("br0", attribute(KIND, b"bridge\0"), attribute(DATA, data))).rings == ()
+
+
 def test_who_says_nothing_of_its_state_takes_part() -> None:
     assert not read(told("eth0")).shut
     assert not read(told("eth0", *port(b"vrf", attribute(1, struct.pack("=I", 10))), master=9)).shut

@@ -35,7 +35,7 @@ def played(*, before: int = 0, behind: int = 0) -> Played:
         passed={}, groups=(GroupStatus("g0", received, got, 0, 0, behind, 0),), problems=(),
         before=LostBefore(EVENTS, before, before, settled=True),
     )  # fmt: skip
-    return Played((heard,), status, "XDP native")
+    return Played((heard,), status, "fast", "XDP native")
 
 
 def told(before: LostBefore) -> Callable[[Played], Played]:
@@ -66,6 +66,27 @@ def test_losses_that_every_account_tells_are_right(before: int, behind: int) -> 
     assert (row.verdict, row.arrived) == ("right", EVENTS - before - behind)
     assert ("9 lost before the broker" in row.ledger) is bool(before)
     assert row.ledger.startswith("12 lost" if behind else "all delivered")
+
+
+def test_the_slow_path_of_a_topic_on_the_fast_one_has_a_reason() -> None:
+    right = played()
+    slow = replace(right, status=replace(right.status, path="slow", fast=0, slow=EVENTS))
+    row = Row("case", "native")
+    with pytest.raises(AssertionError, match=r"which does not say why: XDP native\n"):
+        judge(row, slow, Right.ALL, ("slow",))
+    with pytest.raises(AssertionError, match=r"which does not say why: XDP native\n"):
+        judge(row, replace(slow, passed={"vlan": EVENTS // 2}), Right.ALL, ("slow",))
+    judge(row, replace(slow, passed={"vlan": EVENTS, "for_bridge": 1}), Right.ALL, ("slow",))
+    assert row.reason == f"XDP native; left to the slow path: {EVENTS} vlan"
+    judge(
+        row,
+        replace(slow, reason="... what comes in by these takes the slow path: eth2"),
+        Right.ALL,
+        ("slow",),
+    )
+    judge(row, replace(slow, path="slow", reason="the topic's policy is slow"), Right.ALL, ("slow",))
+    judge(row, right, Right.ALL, FAST)
+    assert row.reason == "XDP native"
 
 
 def test_what_comes_by_two_links_is_one_event() -> None:
@@ -112,10 +133,12 @@ def test_what_a_network_doubles_before_the_broker_is_delivered_twice() -> None:
     group = replace(group, tickets=EVENTS + more, delivered=EVENTS + more)
     status = replace(right.status, received=EVENTS + more, fast=EVENTS + more, groups=(group,))
     row = Row("case", "native")
-    judge(row, Played((heard,), status, right.reason), Right.ALL, FAST)
+    judge(row, Played((heard,), status, "fast", right.reason), Right.ALL, FAST)
     assert (row.arrived, row.client) == (EVENTS, "11 duplicates")
     with pytest.raises(AssertionError, match="delivered: ledger 211, drain 211, seen 200"):
-        judge(row, Played((replace(heard, deliveries=EVENTS),), status, right.reason), Right.ALL, FAST)
+        judge(
+            row, Played((replace(heard, deliveries=EVENTS),), status, "fast", right.reason), Right.ALL, FAST
+        )
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_steps_that_ran_again_take_the_place_of_what_was_there(folder: Path, tmp
     results.forget(folder, "kernel", ["tests.kernel.test_a::test_bad", "tests.kernel.test_a::test_new"])
     assert results.known(folder, "kernel") == ("tests.kernel.test_a::test_bad",)
     assert gathered(folder).tests["kernel"] == results.Tests(1, {}, {})
-    with pytest.raises(suites.UnknownStep, match="no step parity; there are doctor, demo, kernel"):
+    with pytest.raises(suites.UnknownStep, match="no step parity; there are doctor, demo, variants, kernel"):
         suites.chosen(["kernel", "parity"], short=True)
 
 
@@ -148,7 +148,7 @@ def test_what_a_run_did_not_come_to_stays_as_it_was_found_before(folder: Path, t
     (partial / work.STEPS).write_text(json.dumps(done) + "\n")
     (partial / "kernel.xml").write_text(f"<testsuite><testcase {CLASS} name='test_bad'/></testsuite>")
     fresh = gathered(partial)
-    assert fresh.trouble == "did not come to doctor, demo"
+    assert fresh.trouble == "did not come to doctor, demo, variants"
     whole = results.completed(fresh, before)
     assert (whole.right, whole.tests["kernel"].passed, whole.revision) == (
         True, 1, "0123456789, 9876543210",
@@ -189,10 +189,14 @@ def test_once_more_means_what_failed_and_what_is_new(folder: Path, monkeypatch: 
 
 
 def test_the_short_form_loads_all_but_some_combinations_of_constants() -> None:
-    ((short,), (whole,)) = (suites.chosen([name], short=name == "kernel") for name in ("kernel", "variants"))
+    ((short,), (whole,)) = (suites.chosen(["variants"], short=short) for short in (True, False))
     left_out = set(suites.tests_of(whole)) - set(suites.tests_of(short))
-    combinations = "tests.kernel.test_every_variant::test_the_programs_by_addresses_and_silence"
-    assert {name.partition("[")[0] for name in left_out} == {combinations}
+    assert {name.partition("[")[0].rpartition("::")[2] for name in left_out} == {
+        "test_the_programs_by_addresses_and_silence",
+        "test_the_xdp_programs_by_how_they_know_of_tags",
+        "test_the_programs_by_whose_frames_they_take",
+    }
+    assert set(suites.tests_of(short)) < set(suites.tests_of(whole))
 
 
 def test_a_terminal_shows_what_failed_and_what_is_lacking(folder: Path) -> None:

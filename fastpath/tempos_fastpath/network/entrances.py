@@ -6,9 +6,10 @@ program on a bridge, bond, VLAN device, VXLAN, Geneve, gretap, macvlan, macvtap 
 device gets; in native mode veth and bonds alone take one. One on a port of a bridge or bond, or on what a
 macvlan or ipvlan stands on, sees all of theirs as well, in either mode; one below a VLAN device sees frames
 that it passes on, one below a tunnel what that wraps. WireGuard, GRE, IPIP, a VRF's device and a dummy take a
-generic program that sees nothing. A team and ipvlan in its other modes are reckoned alike, and were not
-measured. A macvlan gets only the frames that are sent to its own MAC, and Linux also answers for its
-address with the MAC of the interface that it stands on (unless `arp_ignore` forbids that).
+generic program that sees nothing. One on a port of a team, or of another device that does not tell from which
+port it takes what comes, takes nothing (gates.py). A macvlan gets only the frames that are sent to its own
+MAC, and Linux also answers for its address with the MAC of the interface that it stands on (unless
+`arp_ignore` forbids that).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tempos_fastpath.network.facts import VRF, Facts, Interface
 from tempos_fastpath.network.targets import ANY, SILENT, served_now
 
 #: Devices that hand on all that their ports get, and those that stand on another one.
-_OF_PORTS, _ABOVE = ("bridge", "bond", "team"), ("macvlan", "macvtap", "ipvlan", "ipvtap")
+_OF_PORTS, _ABOVE = ("bridge", "bond"), ("macvlan", "macvtap", "ipvlan", "ipvtap")
 _OWN_MAC = ("macvlan", "macvtap")
 
 

@@ -10,8 +10,9 @@ So each program is told when it is loaded, and passes what the stack would not t
 * Senders, at a port of a bridge, which learns by what passes where each of them is: it is given an event of
   each now and then, for it hears of no other.
 * Ports that take no part: what a bridge does not forward from (spanning tree), and what a bond keeps in
-  reserve. All that comes in there is dropped, and may have come by another port as well. The program stays
-  where it is, for some cards lose their link when one comes or goes, and is told of no MAC.
+  reserve. All that comes in there is dropped, and may have come by another port as well. So it may be with a
+  port of any other device (a team, HSR, a mesh), which tells nobody. The program stays where it is, for some
+  cards lose their link when one comes or goes, and is told of no MAC.
 * The way back (`rp_filter`), which only the kernel can tell (sources.py). It is that of the device that has
   the address; where MACs lead to several such, the program serves those of one.
 """
@@ -20,14 +21,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
 from tempos._abi import MAX_MACS, MAX_SUSPECTS
-from tempos_fastpath.network.facts import Facts, Interface
+from tempos_fastpath.network.facts import VRF, Facts, Interface
 
-_OF_PORTS = ("bond", "team")
-_BRIDGE = "bridge"
-_WITH_PORTS = (_BRIDGE, *_OF_PORTS)
+_BRIDGE, _BOND = "bridge", "bond"
+#: Devices that hand on what their ports get, and tell from which of them they take it.
+_WITH_PORTS = (_BRIDGE, _BOND)
+#: What takes frames for the MACs of its ports.
+_OF_PORTS = (_BOND, "team")
 _OWN_MAC, _SAME_MAC = ("macvlan", "macvtap"), ("ipvlan", "ipvtap")
 
 
@@ -85,8 +87,15 @@ def _taken(interface: Interface, facts: Facts) -> Iterable[tuple[str, Interface]
 
 
 def _shut(interface: Interface, facts: Facts) -> str:
-    """Why all that comes in by an interface is dropped; empty if it is not."""
-    for port, master in pairwise((interface, *above(interface, facts))):
+    """Why all that comes in by an interface is dropped, or may be; empty if it is not."""
+    for port in (interface, *above(interface, facts)):
+        master = facts.interfaces.get(port.master)
+        # A VRF drops nothing. A card that has a port is one of a virtual machine with another in reserve, and
+        # the host sends what is for it to one of the two.
+        if master is None or master.kind in ("", VRF):
+            continue
+        if master.kind not in _WITH_PORTS:
+            return f"{master.name} does not tell whether it takes what comes in by its port {port.name}"
         if port.shut and master.kind == _BRIDGE:
             return f"{master.name} does not forward from its port {port.name} now"
         if port.shut:

@@ -45,6 +45,8 @@ _MAC, _NAME, _MTU, _ON, _MASTER, _INFO, _ON_ELSEWHERE, _INFO_KIND = 1, 3, 4, 5, 
 #: of its ports and of a bond's.
 _INFO_DATA, _INFO_PORT_KIND, _INFO_PORT_DATA = 2, 4, 5
 _BRIDGE_VLAN_FILTERING, _BRIDGE_PORT_STATE, _BOND_PORT_STATE = 7, 1, 1
+#: Of an HSR device its two ports and, from Linux 6.10 on, the one towards another ring.
+_HSR_PORTS = (1, 2, 8)
 _FORWARDING, _IN_RESERVE = 3, 1
 _ADDR_ADDRESS, _ADDR_LOCAL = 1, 2
 _NETCONF_IFINDEX, _NETCONF_RP_FILTER, _NETCONF_ALL = 1, 3, -1
@@ -110,7 +112,8 @@ class Link:
     """An interface. ``hardware``: ARPHRD_*; ``mac`` None: it has none; ``kind``: of a virtual one.
 
     ``on``: the index of what it stands on, which another namespace has where ``elsewhere``. ``separates``: a
-    bridge that keeps VLANs apart. ``shut``: what it is a port of takes nothing from it now.
+    bridge that keeps VLANs apart. ``shut``: what it is a port of takes nothing from it now. ``rings``: the
+    indices of its ports, which do not say so themselves (HSR, PRP).
     """
 
     index: int
@@ -125,6 +128,7 @@ class Link:
     master: int
     separates: bool = False
     shut: bool = False
+    rings: tuple[int, ...] = ()
 
 
 class Netlink:
@@ -404,7 +408,7 @@ def _link(payload: bytes) -> Link:
     found = attributes(payload, _LINK.size)
     info = attributes(found.get(_INFO, b""))
     kind = _text(info.get(_INFO_KIND, b""))
-    of_bridge = attributes(info.get(_INFO_DATA, b"")) if kind == "bridge" else {}
+    data = attributes(info.get(_INFO_DATA, b"")) if kind in ("bridge", "hsr") else {}
     mac = found.get(_MAC)
     return Link(
         index=index,
@@ -417,8 +421,9 @@ def _link(payload: bytes) -> Link:
         on=number(found.get(_ON)),
         elsewhere=_ON_ELSEWHERE in found,
         master=number(found.get(_MASTER)),
-        separates=bool(number(of_bridge.get(_BRIDGE_VLAN_FILTERING))),
+        separates=kind == "bridge" and bool(number(data.get(_BRIDGE_VLAN_FILTERING))),
         shut=_is_shut(_text(info.get(_INFO_PORT_KIND, b"")), info.get(_INFO_PORT_DATA, b"")),
+        rings=tuple(number(data[each]) for each in _HSR_PORTS if each in data) if kind == "hsr" else (),
     )
 
 

@@ -73,7 +73,9 @@ def read_facts(
         redirects = (redirects_to or redirect_support)() or {}
         bound = (bound_to or bound_interface)()
         with Netlink() as netlink:
-            interfaces = {each.index: _interface(each, redirects) for each in netlink.links()}
+            links = tuple(netlink.links())
+            rings = {port: each.index for each in links for port in each.rings}
+            interfaces = {each.index: _interface(each, redirects, rings) for each in links}
             addresses = tuple(each for each in netlink.addresses() if each[1] in interfaces)
             ours = {address for address, _ in addresses}
             by = interfaces[bound].name if bound in interfaces else ""
@@ -149,7 +151,7 @@ def _is_set(setting: Path) -> bool:
         return False
 
 
-def _interface(link: Link, redirects: Mapping[int, bool]) -> Interface:
+def _interface(link: Link, redirects: Mapping[int, bool], rings: Mapping[int, int]) -> Interface:
     return Interface(
         index=link.index,
         name=link.name,
@@ -161,7 +163,7 @@ def _interface(link: Link, redirects: Mapping[int, bool]) -> Interface:
         kind=link.kind,
         # What stands on something in another namespace has an index of that one's.
         link=link.on if not link.elsewhere and link.kind != "veth" else 0,
-        master=link.master,
+        master=link.master or rings.get(link.index, 0),
         strips_tags=_strips_tags(link.name),
         loopback=bool(link.flags & _IFF_LOOPBACK),
         separates=link.separates,
