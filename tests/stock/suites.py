@@ -40,13 +40,12 @@ def steps(*, short: bool) -> list[Step]:
     # What it warns of is what the other steps show.
     doctor = Step(DOCTOR, ("tempos", "doctor", "--json"), limit=600, codes=(0, 1))
     if short:
+        short_ones = ("-m", f"not {FULL}")
         return [
-            doctor,
-            # Beside the doctor, for neither needs more than one processor.
-            Step(DEMO, ("tempos", "demo", "--json", "--way", "native", "--events-only"), 600, beside=True),
-            # These two take about the same time, on a processor each.
-            _pytest("variants", "-m", f"not {FULL}", _VARIANTS, limit=1500, at_once=_ALONE),
-            replace(_pytest("kernel", "-m", f"not {FULL}", *_CUT, limit=1500, at_once=_ALONE), beside=True),
+            # The two of tests take about the same time. What the doctor tries, they try as well.
+            Step(DEMO, ("tempos", "demo", "--json", "--way", "native", "--events-only"), 600),
+            replace(_pytest("variants", *short_ones, _VARIANTS, limit=1500, at_once=_ALONE), beside=True),
+            replace(_pytest("kernel", *short_ones, *_CUT, limit=1500, at_once=_ALONE), beside=True),
         ]
     return [
         doctor,

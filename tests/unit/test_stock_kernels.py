@@ -137,7 +137,7 @@ def test_steps_that_ran_again_take_the_place_of_what_was_there(folder: Path, tmp
     results.forget(folder, "kernel", ["tests.kernel.test_a::test_bad", "tests.kernel.test_a::test_new"])
     assert results.known(folder, "kernel") == ("tests.kernel.test_a::test_bad",)
     assert gathered(folder).tests["kernel"] == results.Tests(1, {}, {})
-    with pytest.raises(suites.UnknownStep, match="no step parity; there are doctor, demo, variants, kernel"):
+    with pytest.raises(suites.UnknownStep, match="no step parity; there are demo, variants, kernel"):
         suites.chosen(["kernel", "parity"], short=True)
 
 
@@ -148,7 +148,7 @@ def test_what_a_run_did_not_come_to_stays_as_it_was_found_before(folder: Path, t
     (partial / work.STEPS).write_text(json.dumps(done) + "\n")
     (partial / "kernel.xml").write_text(f"<testsuite><testcase {CLASS} name='test_bad'/></testsuite>")
     fresh = gathered(partial)
-    assert fresh.trouble == "did not come to doctor, demo, variants"
+    assert fresh.trouble == "did not come to demo, variants"
     whole = results.completed(fresh, before)
     assert (whole.right, whole.tests["kernel"].passed, whole.revision) == (
         True, 1, "0123456789, 9876543210",
@@ -173,16 +173,16 @@ def test_once_more_means_what_failed_and_what_is_new(folder: Path, monkeypatch: 
     assert session.wanting(folder, step) == [
         "tests.kernel.test_a::test_bad", "tests.kernel.test_a::test_set_up", collected[0]
     ]  # fmt: skip
-    (doctor,) = suites.chosen(["doctor"], short=True)
+    (demo,) = suites.chosen(["demo"], short=True)
     parity = suites.chosen(["parity"], short=False)
     assert [each.name for each in session.missing(folder, [step, *parity])] == ["kernel", "parity"]
     assert session.missing(folder, [step])[0].command[-1].startswith("tests/kernel/")
     monkeypatch.undo()
-    assert session.missing(folder, [doctor]) == []
+    assert session.missing(folder, [demo]) == []
     steps = (folder / work.STEPS).read_text()
     (folder / work.STEPS).write_text(steps.replace('"right": true', '"right": false'))
-    assert session.missing(folder, [doctor]) == [doctor], "it runs no tests of which some could be enough"
-    assert suites.cut(doctor, 10) == doctor
+    assert session.missing(folder, [demo]) == [demo], "it runs no tests of which some could be enough"
+    assert suites.cut(demo, 10) == demo
     short, (whole,) = suites.cut(step, 10), suites.chosen(["kernel"], short=True)
     assert "--session-timeout 600 --junitxml" in " ".join(short.command)
     assert suites.tests_of(short) == suites.tests_of(whole)
