@@ -21,7 +21,7 @@ from tempos import Framing, Group, Member, Path, Route, Topic
 from tempos.wire import encode_event
 from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology, mac_of
-from tempos_bpf.links import XdpMode, attach_xdp
+from tempos_bpf.links import Link, XdpMode, attach_xdp
 from tempos_bpf.maps import pinned_map
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath import offload as module
@@ -117,8 +117,36 @@ async def shortly(offload: Offload, watched: Watched, sender: socket.socket, wan
         sending.cancel()
 
 
+class Peer:
+    """The member's end of the link, in another namespace: it takes frames by GRO, or by a program alone."""
+
+    def __init__(self, topology: Topology, stack: ExitStack, by: str) -> None:
+        self._space, self._by = topology.subscriber, by
+        self._link: Link | None = None
+        self._program = stack.enter_context(BpfObject(OBJECT)).program(PROGRAM)
+        if by == "program":
+            self.take(True)
+            self._space.call(lambda: set_gro("eth0", False))
+        stack.callback(self._leave)
+
+    def take(self, wanted: bool) -> None:
+        if self._by == "GRO":
+            self._space.call(lambda: set_gro("eth0", wanted))
+        elif wanted:
+            self._link = self._space.call(
+                lambda: attach_xdp(self._program, socket.if_nametoindex("eth0"), XdpMode.NATIVE)
+            )
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        if self._link is not None:
+            self._link.close()
+
+
+@pytest.mark.parametrize("by", ["GRO", "program"])
 def test_a_peer_that_stops_taking_frames_costs_less_than_a_second_of_events(
-    topology: Topology, caplog: pytest.LogCaptureFixture
+    topology: Topology, caplog: pytest.LogCaptureFixture, by: str
 ) -> None:
     caplog.set_level(logging.INFO)
 
@@ -127,15 +155,16 @@ def test_a_peer_that_stops_taking_frames_costs_less_than_a_second_of_events(
         watched = Watched(offload, route_to(SUBSCRIBER))
         await watched.until(Path.FAST)
         for _ in range(2):
-            topology.subscriber.call(lambda: set_gro("eth0", False))
+            peer.take(False)
             began = loop.time()
             reason = await shortly(offload, watched, sender, Path.SLOW)
             assert loop.time() - began < patience(1.0)
             assert "eth1 towards it takes no redirected frames (it refused frames (EN" in reason
-            topology.subscriber.call(lambda: set_gro("eth0", True))
+            peer.take(True)
             await watched.until(Path.FAST)
 
-    with udp(topology.publisher) as sender:
+    with udp(topology.publisher) as sender, ExitStack() as stack:
+        peer = Peer(topology, stack, by)
         in_broker(topology, scenario, mode="native", kernel=OLD)
     messages = [
         record.getMessage() for record in caplog.records if "redirected frames" in record.getMessage()
