@@ -11,6 +11,7 @@
  *                       \--release--> free
  */
 #include "batch_journal.h"
+#include "batch_measure.h"
 #include "batch_walk.h"
 #include "batch_receipts.h"
 #include "batch_receive.h"
@@ -28,6 +29,7 @@ static void tempos_batch_free(struct tempos_batch *b)
 		return;
 	free(b->framing);
 	free(b->sources);
+	free(b->measured);
 	free(b->run_of);
 	free(b->bytes);
 	free(b->slots);
@@ -77,6 +79,7 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 	b->capacity = copies;
 	b->framing = calloc(TEMPOS_IDS, sizeof(*b->framing));
 	b->sources = calloc(TEMPOS_IDS, sizeof(*b->sources));
+	b->measured = calloc(TEMPOS_IDS, sizeof(*b->measured));
 	b->run_of = calloc(TEMPOS_IDS, sizeof(*b->run_of));
 	b->bytes = aligned_alloc(CACHE_LINE, (size_t)slots * b->stride);
 	b->slots = calloc(slots, sizeof(*b->slots));
@@ -91,7 +94,7 @@ static struct tempos_batch *tempos_batch_new(uint32_t slots, uint32_t slot_bytes
 	b->picked = calloc(batch, sizeof(*b->picked));
 	for (int q = 0; q < TEMPOS_QUALITIES; q++)
 		complete &= make_outbox(&b->out[q], copies);
-	if (!complete || !b->framing || !b->sources || !b->run_of || !b->bytes || !b->slots || !b->free || !b->rx || !b->rx_iov || !b->rx_from ||
+	if (!complete || !b->framing || !b->sources || !b->measured || !b->run_of || !b->bytes || !b->slots || !b->free || !b->rx || !b->rx_iov || !b->rx_from ||
 	    !b->rx_control || !b->rx_slot || !b->run_tail || !b->chain || !b->picked) {
 		tempos_batch_free(b);
 		return NULL;

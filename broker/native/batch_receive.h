@@ -6,6 +6,7 @@
 #ifndef TEMPOS_BATCH_RECEIVE_H
 #define TEMPOS_BATCH_RECEIVE_H
 
+#include "batch_measure.h"
 #include "batch_probe.h"
 #include "batch_receipts.h"
 #include "batch_types.h"
@@ -112,6 +113,7 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint16_t foreign
 {
 	uint32_t ready = arm(b, limit);
 	int received, run_count = 0;
+	uint64_t taken_ns;
 
 	if (!ready)
 		return -ENOBUFS;
@@ -125,6 +127,7 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint16_t foreign
 		ask_senders(b, ready, 0);
 	if (received < 0)
 		return errno == EAGAIN || errno == EWOULDBLOCK ? 0 : -errno;
+	taken_ns = b->timed ? clock_ns(CLOCK_MONOTONIC) : 0;
 	b->at_hand = (uint32_t)received;
 	if ((uint32_t)received > b->rx_used)
 		b->rx_used = (uint32_t)received;
@@ -151,6 +154,8 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint16_t foreign
 			reason = TEMPOS_TTL;
 		run = find_run(b, runs, &run_count, topic, reason, at);
 		runs[run] += 1 << RUN_COUNT;
+		if (b->measured[topic] && reason != TEMPOS_REPLY)
+			b->measured[topic]->arrived_bytes += length;
 		/* What is refused is not read again: its slot simply stays where it is. */
 		if (reason != TEMPOS_FORWARDED && reason != TEMPOS_REPLY) {
 			b->free[b->free_count++] = at;
@@ -159,6 +164,7 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint16_t foreign
 		}
 		slot->refs = 1;
 		slot->length = length;
+		slot->taken_ns = taken_ns;
 		slot->ttl = ttl;
 		if (foreign)
 			slot->from = b->rx_from[i];

@@ -14,6 +14,7 @@
 #ifndef TEMPOS_BATCH_SEND_H
 #define TEMPOS_BATCH_SEND_H
 
+#include "batch_measure.h"
 #include "batch_own.h"
 #include "batch_probe.h"
 #include "batch_types.h"
@@ -252,6 +253,8 @@ static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint16_t 
 	}
 	if (members->keep && b->raw < 0)
 		return -1;
+	if (!group)
+		measure_forwarded(b, topic, count);
 	count = leave_for(b, count, members, &first_ticket, last);
 	if (members->pick) {
 		stage_by_source(b, o, topic, count, members, (uint8_t)epoch, group, last);
@@ -296,11 +299,18 @@ static void note_error(struct tempos_send_error *errors, uint32_t *count, const 
 	e->size = m->segment;
 }
 
-/* The first copies of the first message are done with, sent or lost; so is the message if none is left. */
-static void drop_copies(struct tempos_batch *b, struct outbox *o, uint32_t count)
+/*
+ * The first copies of the first message are done with, sent or lost, or (`given_up`) not even tried; so is the message if
+ * none is left.
+ */
+static void drop_copies(struct tempos_batch *b, struct outbox *o, uint32_t count, int given_up)
 {
 	struct message *m = &o->messages[o->first];
 	struct msghdr *msg = &o->tx[o->first].msg_hdr;
+	int timed = b->timed && !given_up;
+	/* All that is in a message was received together. */
+	uint64_t taken_ns = b->slots[o->copies[m->first_copy].slot].taken_ns;
+	uint32_t last = 0;
 
 	o->staged -= count;
 	m->copies -= count;
@@ -311,8 +321,13 @@ static void drop_copies(struct tempos_batch *b, struct outbox *o, uint32_t count
 
 		msg->msg_iov += copy->iovs;
 		msg->msg_iovlen -= copy->iovs;
+		if (timed && b->slots[copy->slot].refs == 1) {
+			measure_since_sent(b, m->topic, copy->slot);
+			last++;
+		}
 		put_slot(b, copy->slot);
 	}
+	measure_inside(b, m->topic, taken_ns, last);
 	if (m->copies)
 		seal(m, msg);
 	else
@@ -408,7 +423,7 @@ static uint64_t tempos_batch_flush(struct tempos_batch *b, uint8_t quality, uint
 			/* What waits for its neighbour in the kernel would take the room of all others. */
 			for (uint32_t i = 0; i < m->copies && !is_nobody(&m->to); i++)
 				note_error(errors, &error_count, m, EHOSTUNREACH);
-			drop_copies(b, o, m->copies);
+			drop_copies(b, o, m->copies, 1);
 			continue;
 		}
 		if (spent && spent + MESSAGE_COST + m->copies > most)
@@ -424,7 +439,8 @@ static uint64_t tempos_batch_flush(struct tempos_batch *b, uint8_t quality, uint
 			/* What needs fragments is refused together whatever the kernel can do. */
 			else if (is_about_segments(refusal) && !m->fragments)
 				b->segmenting = 0;
-			drop_copies(b, o, 1);
+			it_is_now(b);
+			drop_copies(b, o, 1, 0);
 			continue;
 		}
 		spent += MESSAGE_COST + m->copies;
@@ -443,12 +459,14 @@ static uint64_t tempos_batch_flush(struct tempos_batch *b, uint8_t quality, uint
 				m->one_by_one = 1;
 			} else {
 				note_error(errors, &error_count, m, refusal);
-				drop_copies(b, o, 1);
+				it_is_now(b);
+				drop_copies(b, o, 1, 0);
 			}
 			continue;
 		}
+		it_is_now(b);
 		while (sent--)
-			drop_copies(b, o, o->messages[o->first].copies);
+			drop_copies(b, o, o->messages[o->first].copies, 0);
 	}
 	all_gone(o);
 	return flushed(error_count, -1);
@@ -462,7 +480,7 @@ static uint32_t tempos_batch_abandon(struct tempos_batch *b, uint8_t quality, in
 
 	while (o->first < o->end) {
 		note_error(errors, &error_count, &o->messages[o->first], error);
-		drop_copies(b, o, 1);
+		drop_copies(b, o, 1, 1);
 	}
 	all_gone(o);
 	return error_count;

@@ -56,6 +56,7 @@ struct slot {
 	uint32_t refs;
 	uint32_t length;
 	int ttl;                               /* what is left of it; NO_TTL: not told */
+	uint64_t taken_ns;                     /* when it was received, by CLOCK_MONOTONIC; where that is measured */
 	uint32_t probe;                        /* where in it a probe's marks are to be written; 0: it is none */
 	struct sockaddr_in from;               /* who sent it; of foreign topics only */
 };
@@ -177,6 +178,9 @@ struct tempos_receipts {
 struct tempos_batch {
 	uint8_t *framing;
 	struct sources *sources;
+	struct tempos_measured **measured; /* NULL: nothing is measured of a topic (batch_measure.h) */
+	uint8_t timed;                 /* times, too */
+	uint64_t now_ns, real_ns;      /* when the last system call was over that sent something, by two clocks */
 	uint8_t clock[8];              /* names the clock of this machine in probes */
 	uint32_t restricted;           /* topics that have sources; without any the sender is not asked for */
 	uint16_t *run_of;              /* the forwardable run of a topic in the batch at hand, and 1; 0: none */

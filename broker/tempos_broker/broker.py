@@ -57,6 +57,7 @@ from tempos_broker.repair.desk import Desk
 from tempos_broker.resend.desk import Desk as Resends
 from tempos_broker.routes import Routes
 from tempos_broker.slowpath import SlowPathServer
+from tempos_broker.slowpath.measures import Measures
 from tempos_broker.slowpath.returns import Returns
 from tempos_broker.slowpath.sockets import absent
 from tempos_broker.state import TopicState
@@ -137,6 +138,7 @@ class Broker:
             adapter=config.adapter,
             returns=returns,
             journals=journals,
+            measures=Measures(self._rows, timed=config.quality.latency),
         )
         self._slow = SlowPaths(
             server,

@@ -22,6 +22,7 @@ from tempos._slots import group_slot, slots
 from tempos_broker._batch import ffi, lib
 from tempos_broker.config.layout import MAX_BATCH
 from tempos_broker.slowpath.book import ARRIVED, BESIDE, SharedBook
+from tempos_broker.slowpath.measures import Measures, width
 
 if TYPE_CHECKING:
     from tempos_broker._batch import CNote, CNumbers, CReceipts, CTopic
@@ -106,20 +107,31 @@ def anonymous(name: str, size: int) -> int:
 
 
 class Estate:
-    """What a worker writes as it goes and leaves when it dies: a note of its run, receipts, a book."""
+    """What a worker writes as it goes and leaves when it dies: a note of its run, receipts, accounts."""
 
     _RECEIPTS = 8
     _BOOK = _RECEIPTS + -(-lib.tempos_receipts_size(MAX_BATCH) // _WORD)
 
     @classmethod
-    def size(cls, rows: Rows) -> int:
+    def size(cls, rows: Rows, *, timed: bool) -> int:
         """Bytes of all of it."""
-        return (cls._BOOK + SharedBook.size(rows.count)) * _WORD
+        return (cls._measures(rows) + rows.count * width(timed=timed)) * _WORD
 
-    def __init__(self, descriptor: int, rows: Rows) -> None:
-        """``rows``: where the topics stand in it."""
-        self._numbers = SharedNumbers(descriptor, self.size(rows) // _WORD)
-        self.book = SharedBook(self._numbers.view()[self._BOOK :], rows)
+    @classmethod
+    def _measures(cls, rows: Rows) -> int:
+        return cls._BOOK + SharedBook.size(rows.count)
+
+    def __init__(self, descriptor: int, rows: Rows, *, timed: bool) -> None:
+        """``rows``: where the topics stand in it. ``timed``: times are measured, too."""
+        count, measures = self.size(rows, timed=timed) // _WORD, self._measures(rows)
+        self._numbers = SharedNumbers(descriptor, count)
+        self.book = SharedBook(self._numbers.view()[self._BOOK : measures], rows)
+        self.measures = Measures(
+            rows,
+            timed=timed,
+            numbers=self._numbers.view()[measures:count],
+            pointer=self._numbers.at(measures),
+        )
         self.note: CNote = ffi.cast("struct tempos_note *", self._numbers.at(0))
         self.receipts: CReceipts = ffi.cast("struct tempos_receipts *", self._numbers.at(self._RECEIPTS))
 

@@ -30,6 +30,7 @@ from tempos_broker.members.departures import KeptOut
 from tempos_broker.members.known import GroupState, Lease
 from tempos_broker.membership import Registry
 from tempos_broker.slowpath import BESIDE, SlowPathStatus
+from tempos_broker.slowpath.measures import Measured
 from tempos_broker.state import TopicState
 
 #: Frames lost behind the redirect, by interface and the name of the error. No topic can be told any more:
@@ -172,6 +173,7 @@ def topic_document(
     consumers: Consumers,
     counted: Counted,
     latency: Latency | None,
+    measured: Measured | None,
     origin: Origin,
     durable: bool,
     now: float,
@@ -223,7 +225,13 @@ def topic_document(
         "passed": labelled(passed),
         "balanced": account.balanced,
         "problems": list(account.problems),
-        "latency": latency_document(latency),
+        "bytes": {
+            "slow": {
+                "received": 0 if measured is None else measured.arrived,
+                "forwarded": 0 if measured is None else measured.forwarded,
+            }
+        },
+        "latency": latency_document(latency, measured),
         "lost_before": _lost_before(account.publishers),
         "groups": listed(
             _group(group, consumers, present.get(group.name), sources, now, left_out, listed)

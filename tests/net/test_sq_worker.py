@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from support.brokers import ON_LOOPBACK, get, serving
@@ -23,12 +24,16 @@ from support.processes import descendants, still_alive
 from support.waiting import LIMIT
 
 from tempos import Publisher, Subscriber
+from tempos.wire import encode_event
 
 pytest.importorskip("tempos_broker.shared", reason="the compiled helper is not built")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the worker is for Linux")
 
 #: Datagrams per system call: what a worker that is killed has at hand.
 BATCH = 64
+BODY = b"x" * 30
+#: Bytes of a datagram with one such event.
+SIZE = len(encode_event(1, 1, 0, 0, BODY))
 CONFIG = (
     ON_LOOPBACK
     + """\
@@ -99,7 +104,7 @@ class Node:
                 while True:
                     for topic in topics:
                         for _ in range(20):
-                            await publisher.publish(topic, b"x" * 30)
+                            await publisher.publish(topic, BODY)
                             sent[topic] += 1
                     await asyncio.sleep(0.002)
 
@@ -159,8 +164,28 @@ async def test_strict_events_go_through_the_worker_and_the_account_closes(tmp_pa
         ledger = await node.get("/v1/ledger")
         assert ledger["balanced"], ledger
         assert await node.worker() | {"pid": None} == worker | {"pid": None}
-        told = (await node.get("/v1/status"))["quality"]["classes"]["SQ"]
+        status = await node.get("/v1/status")
+        told = status["quality"]["classes"]["SQ"]
         assert (told["so_priority"], told["reason"]) == (5, "")
+        for topic in status["topics"]:
+            # Who measured is the worker for the one, and the broker for the other.
+            volume, times = topic["bytes"]["slow"], topic["latency"]
+            assert volume["received"] == volume["forwarded"] == topic["received"] * SIZE
+            assert (times["program"], times["since_sent"]) == (None, None)
+            for each in (times["slow"], times["slow_since_sent"]):
+                assert (each["count"], each["ahead"], each["beyond"]) == (topic["received"], 0, 0)
+            assert 0 < times["slow"]["p99_ns"] <= times["slow"]["max_ns"]
+        url = f"http://127.0.0.1:{node.api}/metrics"
+        page = (await asyncio.to_thread(urlopen, url, timeout=LIMIT)).read().decode()
+        figures = {
+            name: float(value) for name, value in re.findall(r"^(tempos_.*) (\S+)$", page, re.MULTILINE)
+        }
+        for name, quality in (("alarms", "SQ"), ("logs", "BQ")):
+            for what in ("received", "forwarded"):
+                line = f'tempos_{what}_bytes_total{{path="slow",topic="{name}"}}'
+                assert figures[line] == sent[name] * SIZE
+            line = f'tempos_slow_path_seconds_count{{class="{quality}",topic="{name}"}}'
+            assert figures[line] == sent[name]
     alarms, logs = ledger["topics"]
     for topic in (alarms, logs):
         assert topic["slow"] == topic["received"] == sent[topic["name"]], "and nothing is lost on loopback"

@@ -15,6 +15,7 @@ from tempos.cli.status import nanoseconds, render
 from tempos.histogram import Histogram, Latency, bounds
 from tempos_broker.api.models import LatencyOut
 from tempos_broker.latency import latency_document
+from tempos_broker.slowpath.measures import Measured
 
 EMPTY = Histogram((0,) * LATENCY_BUCKETS)
 STARTS = [bounds(index)[0] for index in range(LATENCY_BUCKETS)]
@@ -71,7 +72,13 @@ def test_the_status_has_summary_and_buckets() -> None:
             "ahead": 0, "beyond": 0,
             "buckets": [[60, 64, 2], [64, 72, 1], [2816, 3072, 1]],
         },
-        "since_sent": None,
+        "since_sent": None, "slow": None, "slow_since_sent": None,
+    }  # fmt: skip
+    slow = Measured(0, 0, histogram([70]), histogram([3000]))
+    both = latency_document(Latency(histogram([60]), EMPTY), slow)
+    assert both is not None
+    assert {name: each and each["max_ns"] for name, each in both.items()} == {
+        "program": 60, "since_sent": None, "slow": 70, "slow_since_sent": 3000,
     }  # fmt: skip
     assert LatencyOut.model_validate(document).model_dump(mode="json")["program"]["count"] == 4
 

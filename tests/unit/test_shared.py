@@ -35,8 +35,8 @@ class Scene:
         rows, theirs = Rows(), Rows()
         rows.give(TOPIC, rows.count - 1)
         theirs.follow(rows.given())
-        self.descriptor = shared.anonymous("test", shared.Estate.size(rows))
-        self.estate = shared.Estate(self.descriptor, rows)
+        self.descriptor = shared.anonymous("test", shared.Estate.size(rows, timed=True))
+        self.estate = shared.Estate(self.descriptor, rows, timed=True)
         self.estate.begin()
         self.tickets, self.counts = FileTickets(None, rows), FileTickets(None, rows)
         self.counted = CountedTickets(self.tickets, self.counts)
@@ -44,7 +44,7 @@ class Scene:
             self.tickets.descriptor, self.tickets.stride, self.counts.descriptor, self.counts.stride
         )
         # The worker's own view of the same memory.
-        self.theirs = shared.Estate(self.descriptor, theirs)
+        self.theirs = shared.Estate(self.descriptor, theirs, timed=True)
         self.worker = shared.NotedTickets(share, self.theirs, theirs)
 
     def run(self, stop: int = GROUPS) -> None:

@@ -122,9 +122,22 @@ REPLAYS = counter("tempos_topic_replays_total", "members that asked for what was
 REPLAYED = counter("tempos_topic_replayed_total", "events that they were handed for that", "topic")
 ASIDE = gauge("tempos_topic_aside_events", "to be handed out again, and copied out of its journal", "topic")
 
-PROGRAM = Family("tempos_program_seconds", "time inside the XDP program", ("topic",), Kind.HISTOGRAM)
+RECEIVED_BYTES = counter(
+    "tempos_received_bytes_total", "payload of a topic that came to a path, and stayed there", "topic", "path"
+)
+FORWARDED_BYTES = counter("tempos_forwarded_bytes_total", "of this, handed to every group", "topic", "path")
+SLOW = Family(
+    "tempos_slow_path_seconds",
+    "from taking an event out of its socket to when the kernel has its last copy",
+    ("topic", "class"),
+    Kind.HISTOGRAM,
+)
+PROGRAM = Family("tempos_program_seconds", "time inside the XDP program", ("topic", "class"), Kind.HISTOGRAM)
 SINCE_SENT = Family(
-    "tempos_since_sent_seconds", "from sending to redirect, by two clocks", ("topic",), Kind.HISTOGRAM
+    "tempos_since_sent_seconds",
+    "from sending an event to when it is forwarded, by two clocks",
+    ("topic", "class", "path"),
+    Kind.HISTOGRAM,
 )
 #: Bounds of the histograms in ns: powers of four from 64 ns to 1 s.
 BOUNDS = tuple(64 << step for step in range(0, 25, 2))
@@ -226,10 +239,12 @@ def _of_topic(topic: Mapping[str, Any]) -> Iterator[Sample]:
     if before.get("repaired") or before.get("given_up"):
         yield sample(BEFORE_REPAIRED, before["repaired"], name)
         yield sample(BEFORE_GIVEN_UP, before["given_up"], name)
-    if topic["latency"] is not None:
-        for family, key in ((PROGRAM, "program"), (SINCE_SENT, "since_sent")):
-            if topic["latency"][key] is not None:
-                yield sample(family, buckets(topic["latency"][key]), name)
+    for path, volume in topic["bytes"].items():
+        yield sample(RECEIVED_BYTES, volume["received"], name, path)
+        yield sample(FORWARDED_BYTES, volume["forwarded"], name, path)
+    for key, family, labels in _TIMES:
+        if topic["latency"] is not None and topic["latency"][key] is not None:
+            yield sample(family, buckets(topic["latency"][key]), name, topic["class"], *labels)
 
 
 def _of_member(topic: str, group: str, member: Mapping[str, Any]) -> Iterator[Sample]:
@@ -289,6 +304,11 @@ def _by(family: Family, counts: Mapping[str, Any], *labels: str) -> Iterator[Sam
         yield sample(family, count, *labels, key)
 
 
+#: Histograms of a topic: by which key the status has them, and labels beside topic and class.
+_TIMES: tuple[tuple[str, Family, tuple[str, ...]], ...] = (
+    ("program", PROGRAM, ()), ("slow", SLOW, ()),
+    ("since_sent", SINCE_SENT, ("fast",)), ("slow_since_sent", SINCE_SENT, ("slow",)),
+)  # fmt: skip
 _KEYS = {REFUSED: "refused", LOST: "lost", PASSED: "passed"}
 _OF_GROUP = {
     TICKETS: "tickets", DELIVERED: "delivered", DROPPED: "dropped", GROUP_LOST: "lost", UNKNOWN: "unknown",

@@ -92,12 +92,35 @@ class TimesOut(BaseModel):
     buckets: list[tuple[int, int, int]] = Field(description="from, below which, how many; none that is empty")
 
 
-class LatencyOut(BaseModel):
-    """How long the fast path took for the events that it forwarded."""
+class VolumeOut(BaseModel):
+    """Bytes of payload on one path."""
 
-    program: TimesOut = Field(description="from the entry of its program to the redirect")
+    received: Count = Field(description="that came and stayed there: what it refused is the difference")
+    forwarded: Count = Field(description="that it handed to every group")
+
+
+class BytesOut(BaseModel):
+    """Bytes of payload, as far as they are counted; since this broker started."""
+
+    slow: VolumeOut
+
+
+class LatencyOut(BaseModel):
+    """How long either path took for the events that it forwarded."""
+
+    program: TimesOut | None = Field(
+        description="fast path: from its program's entry to the redirect; null unless fastpath.latency is on"
+    )
     since_sent: TimesOut | None = Field(
-        description="from the send time in the event to the redirect; by two clocks, the publisher's and ours"
+        description="fast path: from the send time in the event to the redirect; by two clocks"
+    )
+    slow: TimesOut | None = Field(
+        default=None,
+        description="slow path: from taking an event out of its socket to when the kernel had its last copy; "
+        "null where it forwarded none, or quality.latency is off",
+    )
+    slow_since_sent: TimesOut | None = Field(
+        default=None, description="slow path: from the send time in the event to then; by two clocks"
     )
 
 
@@ -243,7 +266,8 @@ class TopicOut(BaseModel):
     passed: Reasons
     balanced: bool
     problems: list[str]
-    latency: LatencyOut | None = Field(description="null unless fastpath.latency is on")
+    bytes: BytesOut
+    latency: LatencyOut | None = Field(description="null where nothing was measured")
     lost_before: LostBefore
     groups: list[GroupOut]
 

@@ -148,6 +148,7 @@ QUALITY: Keys = _defaults(
     QualityConfig(),
     sockets=kinds.choice("auto", "ebpf", "classic", "one"),
     share_bq=kinds.whole(0, 50, note=" (percent)"),
+    latency=kinds.FLAG,
     worker_sq=kinds.FLAG,
     priority_sq=kinds.whole(0, 99, note=" (0: ordinary scheduling)"),
     cpus_sq=kinds.whole(0, MAX_CPU, note=" (the number of a CPU)"),

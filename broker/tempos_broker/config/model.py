@@ -75,11 +75,13 @@ class QualityConfig:
     ``sockets``: how the classes are told apart at the data port: auto (ebpf, else classic, else one),
     ebpf, classic or one. ``share_bq``: percent of the slow path's sending that BQ gets while SQ waits.
     ``worker_sq``: SQ is served by a process of its own, with ``priority_sq`` under SCHED_FIFO (0: without).
+    ``latency``: measure how long the slow path takes for events.
     ``cpus_sq``, ``cpus_bq``: CPU numbers, empty: any. ``dscp_*``: 0-63; ``so_priority_*``: 0-15.
     """
 
     sockets: str = "auto"
     share_bq: int = 0
+    latency: bool = True
     worker_sq: bool = False
     priority_sq: int = 99
     cpus_sq: tuple[int, ...] = ()

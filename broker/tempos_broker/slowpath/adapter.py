@@ -20,6 +20,7 @@ from tempos_broker.journal.journals import Journals
 from tempos_broker.slowpath.core import Delivery, Load, SlowPath
 from tempos_broker.slowpath.losses import Losses
 from tempos_broker.slowpath.marking import Marked, Marking
+from tempos_broker.slowpath.measures import Measures
 from tempos_broker.slowpath.returns import Returns
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Setting:
     :meth:`Adapter.descriptors` gave them; none are opened then. ``receipts``: memory of the compiled helper
     in which to leave, at any time, how many datagrams were taken out of the channels (``shared.Estate``).
     ``returns``: opens the addresses of those who asked, where an adapter sends replies on to them.
-    ``journals``: where it writes what it forwards.
+    ``journals``: where it writes what it forwards. ``measures``: what it measures; None: nothing.
     """
 
     topics: Sequence[Topic]
@@ -52,6 +53,7 @@ class Setting:
     receipts: CReceipts | None = None
     returns: Returns | None = None
     journals: Journals = field(default_factory=Journals)
+    measures: Measures | None = None
 
 
 @dataclass(frozen=True, slots=True)

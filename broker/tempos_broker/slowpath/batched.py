@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from tempos import Framing, GroupOptions, Member, Pick, Quality, Reason, Route, Topic
 from tempos._abi import GROUPS_PER_TOPIC
@@ -24,6 +24,7 @@ from tempos_broker.account.accounts import SHARED
 from tempos_broker.addresses import ANY, Towards
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath.core import Delivery, SlowPath
+from tempos_broker.slowpath.measures import Measures
 from tempos_broker.slowpath.mover import Flushed, SendFailure
 from tempos_broker.slowpath.relay import Relay
 from tempos_broker.slowpath.sockets import DataSocket
@@ -88,12 +89,14 @@ class Batch:
         receipts: CReceipts | None = None,
         relay: Relay | None = None,
         journals: Mapping[int, Memory] | None = None,
+        measures: Measures | None = None,
     ) -> None:
         """Raises :class:`MemoryError` if the pool cannot be had.
 
         ``on_foreign`` learns of what is refused for its source: topic, how many, the latest address.
         ``receipts``: where to tell, for a time after a kill, what was taken out of sockets. ``relay``: what
-        sends replies on; None: nothing does. ``journals``: by topic id.
+        sends replies on; None: nothing does. ``journals``: by topic id. ``measures``: where to write what is
+        measured.
         """
         topics = tuple(topics)
         self._core = core
@@ -110,6 +113,12 @@ class Batch:
             raise MemoryError(f"no memory for {slots} datagrams of {limits.datagram} bytes")
         self._batch: CBatch = ffi.gc(batch, lib.tempos_batch_free, slots * limits.datagram)
         lib.tempos_batch_clock(batch, probe.clock())
+        self._measures = measures
+        if measures is not None:
+            self._measured: Any = measures.pointer
+            if measures.memory is not None:
+                self._measured = ffi.from_buffer("uint64_t[]", measures.memory, require_writable=True)
+            lib.tempos_batch_timed(batch, measures.timed)
         if receipts is not None:
             lib.tempos_batch_receipts(batch, receipts)
         self._runs = ffi.new("uint64_t[]", limits.batch)
@@ -125,6 +134,7 @@ class Batch:
         self._staged = {Quality.SQ: 0, Quality.BQ: 0}
         for topic in topics:
             self._frame(topic)
+            self._measure(topic.id)
             self._set_sources(topic)
 
     @property
@@ -134,9 +144,11 @@ class Batch:
 
     def put(self, topic: Topic) -> None:
         self._frame(topic)
+        self._measure(topic.id)
         self._relay.put(topic)
 
     def drop(self, topic: int) -> None:
+        lib.tempos_batch_measure(self._batch, topic, ffi.NULL)
         self._members.pop(topic, None)
         self._routes.pop(topic, None)
         self._taken.pop(topic, None)
@@ -313,6 +325,10 @@ class Batch:
     def _bytes(self, slot: int) -> bytes:
         at = lib.tempos_batch_bytes(self._batch, slot, self._length)
         return bytes(ffi.buffer(at, self._length[0]))
+
+    def _measure(self, topic: int) -> None:
+        if self._measures is not None and (at := self._measures.at(topic)) is not None:
+            lib.tempos_batch_measure(self._batch, topic, self._measured + at)
 
     def _frame(self, topic: Topic) -> None:
         """Demand of a topic's datagrams what its framing says."""

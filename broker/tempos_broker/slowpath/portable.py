@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from tempos import Framing, Member, Pick, Quality, Reason, Route, Topic
+from tempos._abi import EVENT_HEADER
 from tempos._senders import options_of, takes, takings
 from tempos._spread import slot_of, slots_of
 from tempos.model import NOBODY
@@ -25,6 +26,7 @@ from tempos_broker.config.model import Limits
 from tempos_broker.slowpath import ttl
 from tempos_broker.slowpath.core import Delivery, SlowPath
 from tempos_broker.slowpath.marking import tos_message
+from tempos_broker.slowpath.measures import Measures
 from tempos_broker.slowpath.mover import Flushed, SendFailure
 from tempos_broker.slowpath.raw import send_raw
 from tempos_broker.slowpath.relay import Relay
@@ -39,11 +41,15 @@ _COST = 9
 
 
 class _Item(NamedTuple):
-    """A datagram: payload, what is left of its TTL, if that is known, and who sent it."""
+    """A datagram: payload, what is left of its TTL, if that is known, who sent it, and when it was received.
+
+    ``taken``: ns of CLOCK_MONOTONIC; 0 where nobody measures.
+    """
 
     payload: bytes
     left: int | None
     sender: tuple[str, int]
+    taken: int = 0
 
 
 class Datagrams:
@@ -74,6 +80,7 @@ class _Copy(NamedTuple):
     """One datagram on its way to one member, with control messages of its own, and whose loss it would be.
 
     ``sender``: whose address and port it keeps, with ``left`` of its TTL; None: it comes from ours.
+    ``taken``: when the event was, of its last copy; else 0.
     """
 
     way: _Way
@@ -84,6 +91,7 @@ class _Copy(NamedTuple):
     group: int
     left: int | None = None
     sender: tuple[str, int] | None = None
+    taken: int = 0
 
 
 class Singly:
@@ -100,8 +108,11 @@ class Singly:
         reason: str,
         relay: Relay | None = None,
         journals: Mapping[int, Memory] | None = None,
+        measures: Measures | None = None,
     ) -> None:
         self.reason = reason
+        self._measures = measures
+        self._timed = measures is not None and measures.timed
         self._core = core
         self._relay = relay or Relay(core, topics, None)
         self._journals = {} if journals is None else journals
@@ -111,6 +122,7 @@ class Singly:
         self._on_foreign = on_foreign
         self._sources = Sources(topics := tuple(topics))
         self._framings = {topic.id: topic.framing for topic in topics}
+        self._measured = set(self._framings)
         #: Sockets, each with the address that it is bound to.
         self._channels: dict[Quality, list[tuple[str, socket.socket]]] = {}
         self._raw: socket.socket | None = None
@@ -121,9 +133,11 @@ class Singly:
 
     def put(self, topic: Topic) -> None:
         self._framings[topic.id] = topic.framing
+        self._measured.add(topic.id)
         self._relay.put(topic)
 
     def drop(self, topic: int) -> None:
+        self._measured.discard(topic)
         self._relay.drop(topic)
 
     def swap(self, route: Route) -> None:
@@ -152,7 +166,8 @@ class Singly:
             while received < limit:
                 data, ancillary, _, sender = source.sock.recvmsg(self._largest + 1, ttl.SPACE)
                 received += 1
-                self._sort(_Item(data, ttl.told(ancillary), sender), runs, source.topic)
+                taken = time.monotonic_ns() if self._timed else 0
+                self._sort(_Item(data, ttl.told(ancillary), sender, taken), runs, source.topic)
         except BlockingIOError:
             pass
         finally:
@@ -162,6 +177,9 @@ class Singly:
 
     def stage(self, quality: Quality, delivery: Delivery[Datagrams]) -> bool:
         self._keep(delivery)
+        if self._measures is not None and delivery.route.groups:
+            forwarded = sum(len(each.payload) for each in delivery.load.items)
+            self._measures.add(delivery.route.topic.id, forwarded=forwarded)
         staged = self._staged[quality]
         staged.extend(self._copies(quality, delivery))
         return len(staged) >= self._limit
@@ -181,6 +199,7 @@ class Singly:
             try:
                 if copy.sender is not None:
                     self._send_kept(quality, copy, copy.sender)
+                    self._gone(copy)
                     staged.popleft()
                     continue
                 _send(sock, copy.data, [*control, *copy.own], to, self._framings.get(copy.topic))
@@ -189,8 +208,16 @@ class Singly:
                 return Flushed(len(staged), blocked.fileno(), failures)
             except OSError as error:
                 failures.append(_failure(copy, error.errno or 0))
+            self._gone(copy)
             staged.popleft()
         return Flushed(len(staged), None, failures) if failures or staged else None
+
+    def _gone(self, copy: _Copy) -> None:
+        """The kernel has a copy, or refused it."""
+        if copy.taken and self._measures is not None:
+            is_event = self._framings.get(copy.topic) is Framing.EVENT
+            since = time.time_ns() - EVENT_HEADER.unpack_from(copy.data)[-1] if is_event else None
+            self._measures.gone(copy.topic, time.monotonic_ns() - copy.taken, since)
 
     def _send_kept(self, quality: Quality, copy: _Copy, sender: tuple[str, int]) -> None:
         if self._raw is None:
@@ -204,7 +231,7 @@ class Singly:
         return failures
 
     def _sort(self, item: _Item, runs: dict[int, list[_Item]], foreign: int) -> None:
-        data, left, (ip, _) = item
+        data, left, (ip, _), _ = item
         topic = foreign or topic_in(data)
         cut = len(data) > self._largest
         # A topic that is not known has none; the core says what is wrong with it.
@@ -214,6 +241,8 @@ class Singly:
             # Whose events a topic takes says nothing of who may answer them: the return address does.
             self._relay.replies(topic, (data,))
             return
+        if topic in self._measured and self._measures is not None:
+            self._measures.add(topic, arrived=min(len(data), self._largest))
         if self._sources.refuse(topic, ip):
             reason = Reason.FOREIGN_SOURCE
         if reason is Reason.FORWARDED and left is not None and left <= 1:
@@ -256,7 +285,7 @@ class Singly:
         for index, group in enumerate(route.groups):
             ways = [self._way(member, quality) for member in group.members]
             slots = _slots(route, index)
-            for ticket, (payload, left, sender) in self._for(delivery, index):
+            for ticket, (payload, left, sender, taken) in self._for(delivery, index):
                 sequence, member = divmod(ticket, len(ways))
                 if slots:
                     member = slots[slot_of(*sender, route.topic.pick)]
@@ -269,6 +298,8 @@ class Singly:
                 copy = _Copy(ways[member], spent, data, route.topic.id, route.epoch, index)
                 if options[index].keep:
                     copy = copy._replace(sender=sender, left=None if left is None else left - 1)
+                if taken and index == len(route.groups) - 1:
+                    copy = copy._replace(taken=taken)
                 yield copy
             before += len(ways)
 

@@ -27,6 +27,7 @@ from tempos_broker.slowpath.book import Book
 from tempos_broker.slowpath.core import SlowPath
 from tempos_broker.slowpath.losses import Losses
 from tempos_broker.slowpath.marking import Marking
+from tempos_broker.slowpath.measures import Measured, Measures
 from tempos_broker.slowpath.returns import Returns
 from tempos_broker.slowpath.selector import Select
 from tempos_broker.slowpath.turns import Turns
@@ -99,6 +100,7 @@ class SlowPathServer:
         receipts: CReceipts | None = None,
         returns: Returns | None = None,
         journals: Journals | None = None,
+        measures: Measures | None = None,
         serves: Collection[Quality] = tuple(Quality),
     ) -> None:
         """``listen``: IPv4 addresses; ``portable`` asks for the I/O that needs no compiled helper.
@@ -106,7 +108,7 @@ class SlowPathServer:
         ``rates``: the topics' token buckets; the caller configures them. ``select``: the fast path's way to
         tell the classes apart at the sockets. ``book``: where to keep the account. ``adapter``: a name that
         :func:`~tempos_broker.slowpath.adapters.find` knows. ``descriptors``: of sockets that another
-        process opened. ``receipts``, ``returns``, ``journals``: see
+        process opened. ``receipts``, ``returns``, ``journals``, ``measures``: see
         :class:`~tempos_broker.slowpath.adapter.Setting`.
         ``serves``: the classes to receive of at first; :meth:`serve` changes it.
         """
@@ -131,8 +133,10 @@ class SlowPathServer:
                 receipts=receipts,
                 returns=returns,
                 journals=Journals() if journals is None else journals,
+                measures=measures,
             ),
         )
+        self._measures = measures
         self._turns = Turns(self._core, self._adapter, limits.batch, quality.share_bq)
         #: By class, how often its channel had let go when it was waited for in vain.
         self._stuck: dict[Quality, int] = {}
@@ -188,6 +192,8 @@ class SlowPathServer:
         self._adapter.change(drop, put)
         for topic in drop:
             self._core.drop(topic)
+            if self._measures is not None:
+                self._measures.forget(topic)
         for each in put:
             self._core.put(each)
 
@@ -243,6 +249,10 @@ class SlowPathServer:
         """Events of the group with this index in the route that could not be sent; two epochs are kept."""
         return self._core.lost(topic, epoch, group)
 
+    def measured(self, topic: int) -> Measured | None:
+        """What was measured of a topic; None where nothing came, or nothing is measured."""
+        return None if self._measures is None else self._measures.of(topic)
+
     async def served(self, topic: int) -> None:
         """Return once everything of a topic that had reached this machine's sockets has gone its way."""
         if self._loop is None:
@@ -282,7 +292,9 @@ class SlowPathServer:
 
         What a link does not take is lost to that group, as ever; the journal has it.
         """
-        drawn = self._core.draw_now(topic)
+        drawn, size = self._core.draw_now(topic), len(payload)
+        if self._measures is not None:
+            self._measures.add(topic, arrived=size, forwarded=size if drawn else 0)
         if drawn is None:
             return False
         route, tickets = drawn

@@ -347,5 +347,6 @@ def _choose_mover(core: SlowPath[Any], losses: Losses, setting: Setting, relay: 
             reason = f"the compiled helper cannot be loaded: {one_line(error)}; tempos doctor says why"
         else:
             return Batch(core, setting.topics, setting.limits, losses.foreign, setting.receipts, relay,
-                         setting.journals.of)  # fmt: skip
-    return Singly(core, setting.topics, setting.limits, losses.foreign, reason, relay, setting.journals.of)
+                         setting.journals.of, setting.measures)  # fmt: skip
+    return Singly(core, setting.topics, setting.limits, losses.foreign, reason, relay, setting.journals.of,
+                  setting.measures)  # fmt: skip

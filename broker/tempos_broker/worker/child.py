@@ -81,7 +81,7 @@ class Worker:
     async def _set_up(self, told: SetUp) -> Mapping[str, Any]:
         rows = self._rows = Rows(told.limits.topics)
         rows.follow(told.rows)
-        estate = Estate(told.estate, rows)
+        estate = Estate(told.estate, rows, timed=told.quality.latency)
         self._adopt(told.journals)
         share = told.share
         if share.rates >= 0:
@@ -101,6 +101,7 @@ class Worker:
             receipts=estate.receipts,
             returns=Returns(*told.returns) if told.returns else None,
             journals=self._journals,
+            measures=estate.measures,
             serves=(),
         )
         self._server.leave_out(frozenset(told.left_out))

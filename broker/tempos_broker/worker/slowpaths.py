@@ -31,6 +31,7 @@ from tempos_broker.journal.journals import Journals
 from tempos_broker.paths import RateLimits, Tickets
 from tempos_broker.scheduling import Scheduling
 from tempos_broker.slowpath import SlowPathServer, SlowPathStatus
+from tempos_broker.slowpath.measures import Measured, together
 from tempos_broker.slowpath.returns import Returns
 from tempos_broker.slowpath.shell import LOOK
 from tempos_broker.tickets import CountedTickets
@@ -219,6 +220,11 @@ class SlowPaths:
         own = self._server.lost(topic, epoch, group)
         return own if self._estate is None else own + self._estate.book.lost(topic, epoch, group)
 
+    def measured(self, topic: int) -> Measured | None:
+        """What both measured of a topic; None where nothing came."""
+        theirs = None if self._estate is None else self._estate.measures.of(topic)
+        return together((self._server.measured(topic), theirs))
+
     def status(self) -> SlowPathStatus:
         """Of all processes together."""
         status = self._server.status()
@@ -333,8 +339,10 @@ class SlowPaths:
             return "the ticket counters are this process's own"
         if not isinstance(rates, Shareable):
             return "the token buckets are this process's own"
-        self._estate_descriptor = self._owned(anonymous("tempos-worker", Estate.size(self._rows)), copy=False)
-        self._estate = Estate(self._estate_descriptor, self._rows)
+        timed = self._quality.latency
+        memory = anonymous("tempos-worker", Estate.size(self._rows, timed=timed))
+        self._estate_descriptor = self._owned(memory, copy=False)
+        self._estate = Estate(self._estate_descriptor, self._rows, timed=timed)
         self._estate.begin()
         self._share = Share(
             self._owned(tickets.descriptor),

@@ -246,8 +246,14 @@ def _route(topic: Mapping[str, Any]) -> Iterator[str]:
 def _latency(latency: Mapping[str, Any] | None) -> Iterator[str]:
     if not latency:
         return
-    for name, words in (("program", "in the kernel's program"), ("since_sent", "from sent to forwarded")):
-        times = latency[name]
+    for name, words in (
+        ("program", "in the kernel's program"),
+        ("since_sent", "from sent to forwarded"),
+        ("slow", "inside the slow path"),
+        ("slow_since_sent", "from sent to forwarded by the slow path"),
+    ):
+        # A broker of before measures less.
+        times = latency.get(name)
         if times is None:
             continue
         line = f"    {words}: {number(times['count'])} events"

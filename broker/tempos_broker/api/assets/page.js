@@ -30,8 +30,8 @@ function cells() {
     ["Fast path", paths.fast.mode, paths.fast.reason || `${many(fast, "topic")} of ${topics.length}`],
     ["Slow path", paths.slow.io, classes.join(", ")],
     ["p99, SQ / BQ", `${ns(worst("SQ") < 0 ? null : worst("SQ"))} / ${ns(worst("BQ") < 0 ? null : worst("BQ"))}`,
-      worst("SQ") >= 0 || worst("BQ") >= 0 ? "of the slowest topic" : paths.fast.mode === "none"
-        ? "only the fast path measures it" : "set fastpath.latency to measure"],
+      worst("SQ") >= 0 || worst("BQ") >= 0 ? "of the slowest topic" : fast
+        ? "set fastpath.latency to measure" : "nothing came yet, or quality.latency is off"],
     ["Broker", broker.name, `tempos ${broker.version}, process ${broker.pid}, up ${ago(broker.started, state.at)}`],
   ];
 }

@@ -42,7 +42,8 @@ function rated(topic, before, seconds) {
   topic.gone = sum("lost") + sum("dropped") + Math.max(0, topic.lost_before.at_least - (topic.refused.over_rate || 0))
     + Object.values(topic.lost).reduce((a, b) => a + b, 0);
   topic.members = sum("members");
-  const latency = topic.latency && (topic.latency.since_sent || topic.latency.program);
+  const { since_sent: sent, program, slow, slow_since_sent: slowSent } = topic.latency || {};
+  const latency = topic.path === "slow" ? slowSent || slow || sent || program : sent || program || slowSent || slow;
   topic.late = latency ? latency.p99_ns : null;
   return topic;
 }

@@ -54,8 +54,10 @@ class Topic:
 
     @property
     def late(self) -> int | None:
-        latency = self.told["latency"]
-        times = latency and (latency.get("since_sent") or latency.get("program"))
+        latency = self.told["latency"] or {}
+        fast, slow = ("since_sent", "program"), ("slow_since_sent", "slow")
+        names = (*slow, *fast) if self.told["path"] == "slow" else (*fast, *slow)
+        times = next((latency[name] for name in names if latency.get(name)), None)
         return times["p99_ns"] if times else None
 
 
