@@ -122,7 +122,7 @@ def _longest(method: str, path: str) -> int:
 def _add_status(app: FastAPI, documents: Documents, feed: Feed) -> None:
     @app.get("/v1/status", summary="Everything a person looks for first", responses=described())
     async def get_status() -> dict[str, Any]:
-        return {**documents.status(), "wrong": feed.wrong()}
+        return {**documents.status(), "wrong": await feed.wrong()}
 
     @app.get(
         "/metrics", summary="The same for Prometheus", response_class=StreamingResponse, responses=described()

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two steps with viewers; a step takes at most this part of the time.
 EVERY, SHARE = 1.0, 0.2
+#: Seconds that who asks once waits for a step.
+PATIENCE = 5.0
 #: Viewers at a time; steps that may wait for one of them.
 VIEWERS, WAITING = 16, 3
 #: Bytes of a piece, about: more is not handed on in one go.
@@ -56,6 +58,9 @@ class Viewers:
         self._task: asyncio.Task[None] | None = None
         self._wake = Bell()
         self._closed = False
+        #: When the last step that is over began, and who waits for one.
+        self._made = float("-inf")
+        self._waiting: list[asyncio.Future[None]] = []
         #: Viewers that did not take their steps.
         self.let_go = 0
 
@@ -85,6 +90,19 @@ class Viewers:
         self.begin()
         self._wake.set()
         return self._stream(viewer, steps)
+
+    async def fresh(self) -> None:
+        """Return once a step is over that began within the last second, so that nobody goes by an older one.
+
+        No more steps are made for that than for a viewer. Where one takes very long, or there are none any
+        more, the last one has to do.
+        """
+        if time.monotonic() - self._made < EVERY or self._task is None or self._task.done():
+            return
+        one: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(one)
+        self._wake.set()
+        await asyncio.wait([one], timeout=PATIENCE)
 
     def split(self) -> tuple[list[Viewer], list[Viewer]]:
         """Those who have had no step yet, and all others."""
@@ -126,9 +144,13 @@ class Viewers:
             except Exception:
                 # Nobody is told then; the next one may be made.
                 self._logger.exception("what viewers are told could not be made")
+            self._made, waiting, self._waiting = began, self._waiting, []
+            for each in waiting:
+                if not each.done():
+                    each.set_result(None)
             took = time.monotonic() - began
             await asyncio.sleep(max(EVERY - took, took * (1 / SHARE - 1)))
-            if not self._those:
+            if not self._those and not self._waiting:
                 self._wake.clear()
                 await self._wake.wait(self._unseen)
 

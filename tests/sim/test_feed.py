@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.waiting import LIMIT
 
-from tempos import PathPolicy
+from tempos import PathPolicy, Quality
 from tempos.doctor import Tried
 from tempos.doctor.serving import SERVING
 from tempos_broker.api import feed as feeding
@@ -54,6 +54,26 @@ async def test_the_state_and_then_what_changed() -> None:
         changes = [each["kind"] for part in told for each in part["changes"]]
         assert sorted(changes) == ["joined", "path"]
         assert told[-1]["topics"][0]["groups"][0]["members"] == 1
+        await feed.close()
+
+
+async def test_who_asks_once_is_told_what_has_gone_wrong_within_the_last_second() -> None:
+    async with running(topics=alike()) as (broker, _, _):
+        feed = Feed(broker.documents)
+        feed.begin()
+        # Nobody looks, so no step would come by itself.
+        feed._viewers._unseen = 3600.0
+        before = await feed.wrong()
+        broker._slow._server._losses.overrun[Quality.SQ] += 3
+
+        async def told() -> list[dict[str, Any]]:
+            while not (new := [each for each in (await feed.wrong())["wrong"] if each["code"] == "TD411"]):
+                await asyncio.sleep(0.05)
+            return new
+
+        (new,) = await asyncio.wait_for(told(), LIMIT)
+        assert not any(each["code"] == "TD411" for each in before["wrong"])
+        assert (new["subject"], new["now"]) == ("SQ", True)
         await feed.close()
 
 

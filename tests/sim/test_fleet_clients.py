@@ -14,6 +14,7 @@ from support.fleet_world import World, come_to, world
 
 from tempos import Key, auth
 from tempos.control import Code
+from tempos.doctor.serving import look
 from tempos_broker.broker import Broker
 from tempos_broker.config.clients import document_of
 from tempos_broker.config.model import ClientConfig
@@ -140,6 +141,10 @@ async def test_what_a_brokers_own_file_says_otherwise_is_told() -> None:
             return int(brokers["b2"]["lacks_clients"])
 
         await come_to(lambda: lacks() == 1, lacks)
+        # Whichever is asked, the doctor says who lacks whom.
+        for broker, subject in ((one, "b2"), (two, "b2 own")):
+            (told,) = look({**broker.documents.status_head(), "topics": []})
+            assert (told.check, told.subject) == ("TD423", subject)
         # Both the same, and nothing is lacking; gone from the file it is the fleet's.
         both = replace(own, key=bytes.fromhex(key(2)))
         await two.reload(replace(two.config, control=replace(control, clients=(both,))))

@@ -61,7 +61,20 @@ def status(**wrong: Any) -> dict[str, Any]:
         "control": {"refused": wrong.get("clients", {})},
         "slow_consumers": wrong.get("slow_consumers", []),
         "topics": [topic],
+        **({"fleet": fleet(wrong["fleet"])} if "fleet" in wrong else {}),
     }  # fmt: skip
+
+
+def fleet(wrong: dict[str, Any]) -> dict[str, Any]:
+    """Of two brokers; ``wrong`` is what is otherwise, ``there``: of the other one."""
+    usual = {"api": "10.0.1.2:9996", "in_force": 9, "lacks": 0, "lacks_topics": 0, "lacks_clients": 0}
+    brokers = [{**usual, "name": "b"}, {**usual, "name": "two", **wrong.pop("there", {})}]
+    return {"name": "hall", "broker": "b", "registry": "in reach", "why": "", "since_s": 7.2, "untold": 0,
+            "clients": 0, "shares_keys": True, "lacks_topics": [], "lacks_clients": [], "brokers": brokers,
+            **wrong}  # fmt: skip
+
+
+LACKING = [{"name": "own", "reason": "the file has it otherwise"}]
 
 
 SLOW = {"ip": "10.0.2.2", "port": 1, "reason": "drops", "groups": [{"topic": "news", "group": "w x"}]}
@@ -99,6 +112,17 @@ SLOW = {"ip": "10.0.2.2", "port": 1, "reason": "drops", "groups": [{"topic": "ne
         ({"lost_before": {"at_least": 4, "sent": 9}, "refused": {"over_rate": 4}}, "TD409"),
         ({"lost_before": {"at_least": 4, "sent": 9}, "refused": {"over_rate": 3}}, ["TD409", "TD414"]),
         ({"refused": {"no_member": 3}}, "TD415"),
+        ({"fleet": {"clients": 3, "there": {}}}, None),
+        ({"fleet": {"registry": "away", "why": "etcd does not answer"}}, "TD421"),
+        ({"fleet": {"lacks_topics": LACKING}}, "TD422"),
+        ({"fleet": {"lacks_clients": LACKING}}, "TD423"),
+        ({"fleet": {"there": {"lacks_topics": 2}}}, "TD422"),
+        ({"fleet": {"there": {"lacks_clients": 1}}}, "TD423"),
+        ({"fleet": {"clients": 3, "shares_keys": False}}, "TD423"),
+        ({"fleet": {"there": {"lacks": 4}}}, "TD424"),
+        ({"fleet": {"there": {"lacks": 4, "in_force": 8}}}, "TD425"),
+        ({"fleet": {"there": {"in_force": 10, "api": ""}}}, "TD425"),
+        ({"fleet": {"untold": 1}}, "TD425"),
     ],
 )  # fmt: skip
 def test_each_thing_that_is_wrong_is_told_once_with_a_command(

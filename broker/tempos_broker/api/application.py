@@ -253,7 +253,7 @@ def _add_reading(api: Operations, told: Documents, snapshots: Snapshots) -> None
 def _add_feed(api: Operations, feed: Feed) -> None:
     @api.add("GET", "/v1/wrong", "What is wrong, or went wrong, since when, and what to do", "WrongOut")
     async def get_wrong() -> dict[str, Any]:
-        return feed.wrong()
+        return await feed.wrong()
 
     # A stream without an end is not what OpenAPI describes.
     @api.add("GET", "/v1/events", "What changes, as it does", shown=False, steps=Number(least=1, whole=True))

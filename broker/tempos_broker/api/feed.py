@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from tempos.doctor.findings import Tried
-from tempos.doctor.serving import SERVING, look, of_topic
+from tempos.doctor.serving import FLEET, SERVING, look, of_topic
 from tempos_broker.account.changes import Kind
 from tempos_broker.api.alike import Alike
 from tempos_broker.api.snapshot import together
@@ -27,7 +27,7 @@ from tempos_daemon.viewers import Viewers, encoded, event
 #: Seconds between two steps without viewers.
 UNSEEN = 15.0
 #: What holds, or does not; all others count what happened.
-STATES = frozenset({"TD401", "TD402", "TD403", "TD404", "TD405", "TD406", "TD413"})
+STATES = frozenset({"TD401", "TD402", "TD403", "TD404", "TD405", "TD406", "TD413", *FLEET})
 #: Least figures, which what members tell later may make less for a while.
 UNSTEADY = frozenset({"TD414"})
 _ACCOUNT = ("name", "tickets", "delivered", "dropped", "unconfirmed", "lost", "unknown")
@@ -63,8 +63,9 @@ class Feed:
         """The state, then what changes: so many steps, or for ever; raises :class:`Full`."""
         return self._viewers.look(steps)
 
-    def wrong(self) -> dict[str, Any]:
-        """What is wrong, or went wrong, as the page shows it; as of the last step."""
+    async def wrong(self) -> dict[str, Any]:
+        """What is wrong, or went wrong, as the page shows it; a second ago at most."""
+        await self._viewers.fresh()
         at = round(time.time(), 3)
         return {"at": at, "wrong": self._verdict.document(at)}
 

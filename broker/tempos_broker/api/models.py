@@ -382,7 +382,7 @@ class FindingOut(BaseModel):
 
 
 class WrongOut(BaseModel):
-    """What is wrong, the worst of now first; it is looked at every 15 s at the latest."""
+    """What is wrong, the worst of now first; looked at within the last second."""
 
     at: float = Field(description="now, Unix seconds")
     wrong: list[FindingOut]

@@ -517,6 +517,7 @@ class Fleet:
             "untold": len(self._untold),
             "topics": self.view.made[rows.TOPICS].count,
             "clients": self.view.made[rows.CLIENTS].count,
+            "shares_keys": rows.CLIENTS in self.shares,
             "lacks_topics": _told(self._lacking(rows.TOPICS)),
             "lacks_clients": _told(self._lacking(rows.CLIENTS)),
             "brokers": [

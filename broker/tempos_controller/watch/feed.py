@@ -62,8 +62,9 @@ class Feed:
         """The state, then what changes: so many steps, or for ever; raises :class:`Full`."""
         return self._viewers.look(steps)
 
-    def wrong(self) -> list[dict[str, Any]]:
-        """What is wrong, or went wrong, as the page shows it."""
+    async def wrong(self) -> list[dict[str, Any]]:
+        """What is wrong, or went wrong, as the page shows it; a second ago at most."""
+        await self._viewers.fresh()
         return self._verdict.document(time.time())
 
     # --- a step -----------------------------------------------------------------------------

@@ -133,9 +133,50 @@ def look(status: Document) -> Iterator[Tried]:
         yield Tried("TD412", False, "; ".join(f"{name}: {_counts(why)}" for name, why in drops.items()))
     for each in status["paths"]["fast"].get("bypassed", ()):
         yield Tried("TD416", False, f"datagrams to the data port are {each}", "fast path")
+    if (fleet := status.get("fleet")) is not None:
+        yield from of_fleet(fleet)
     worker = status["quality"]["worker"]
     if worker["state"] not in ("off", "serving"):
         yield Tried("TD413", False, f"{worker['state']}: {worker['reason']}")
+
+
+def of_fleet(fleet: Document) -> Iterator[Tried]:
+    """In what the brokers of a fleet are not as one, as far as one of them knows."""
+    here, brokers = fleet["broker"], fleet["brokers"]
+    if fleet["registry"] == "away":
+        cause = f"away for {fleet['since_s']:.0f} s: {fleet['why']}"
+        yield Tried("TD421", False, cause, fleet["name"])
+    for check, kind in (("TD422", "topic"), ("TD423", "client")):
+        for each in fleet[f"lacks_{kind}s"]:
+            yield Tried(check, False, each["reason"], f"{here} {each['name']}")
+    if fleet["clients"] and not fleet.get("shares_keys", True):
+        cause = (
+            f"fleet.share has no keys here, and the fleet has {_many(fleet['clients'], 'client')} together"
+        )
+        yield Tried("TD423", False, f"{cause}: say the same at all brokers", here)
+    newest = max((each["in_force"] for each in brokers), default=0)
+    for each in brokers:
+        name, there = each["name"], f"tempos fleet status --api http://{each['api']}" if each["api"] else ""
+        if name != here:
+            for check, kind in (("TD422", "topic"), ("TD423", "client")):
+                if number := each[f"lacks_{kind}s"]:
+                    cause = f"it has {_many(number, kind)} not as the rest of the fleet"
+                    yield Tried(check, False, cause, name, fix=there)
+        behind = newest - each["in_force"]
+        if behind:
+            yield Tried(
+                "TD425", False, f"{_many(behind, 'revision')} are not in force there", name, fix=there
+            )
+        elif each["lacks"]:
+            cause = f"it does not send to {_many(each['lacks'], 'member')} of others"
+            yield Tried("TD424", False, cause, name, fix=there)
+    if fleet["untold"]:
+        cause = f"{_many(fleet['untold'], 'member')} at home here: the others do not know yet"
+        yield Tried("TD425", False, cause, f"{here} members")
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' if number != 1 else ''}"
 
 
 def _broker(status: Document, url: str) -> Tried:
@@ -255,6 +296,8 @@ def token_of(asked: Asked) -> str:
         raise LocalError(f"the token in {asked.token_file} cannot be read: {one_line(error)}") from error
 
 
+#: What a fleet is not as one in: it holds, or does not.
+FLEET = ("TD421", "TD422", "TD423", "TD424", "TD425")
 _WARN, _NOTE = Severity.WARNING, Severity.NOTE
 SERVING = Area(
     "broker",
@@ -283,6 +326,16 @@ SERVING = Area(
         Check("TD419", "lapsed", _WARN, means="nobody processes those: give its journal more room"),
         Check("TD420", "past", _NOTE, means="it is over; the account keeps count"),
         Check("TD415", "refused events", _NOTE, means="those events go to nobody"),
+        Check("TD421", "fleet's registry", _WARN, means="who joins is a member of its home alone meanwhile",
+              fix="tempos fleet status"),
+        Check("TD422", "fleet: topic", _WARN, means="a broker has not the topics of the others",
+              fix="tempos fleet status"),
+        Check("TD423", "fleet: client", _WARN, means="a broker refuses whom the others take, or the reverse",
+              fix="tempos fleet status"),
+        Check("TD424", "fleet: member", _WARN, means="they get nothing of what is published there",
+              fix="tempos fleet status"),
+        Check("TD425", "fleet: behind", _NOTE, means="it is catching up, or cannot be reached",
+              fix="tempos fleet status"),
     ),
     lambda asked: tuple(gather(asked)),
 )  # fmt: skip
