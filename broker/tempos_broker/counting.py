@@ -12,6 +12,7 @@ from functools import partial
 from tempos import Pick, Reason, Route
 from tempos._abi import NARROW
 from tempos._senders import Taken, options_of, takings
+from tempos.model import Volume
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.account.shares import with_taken
 from tempos_broker.counts import Counted, Counters, Drawn
@@ -73,6 +74,8 @@ class Counting:
         self._taken: dict[int, dict[int, tuple[Taken, ...]]] = {}
         #: What is to be added to what this life counts.
         self.slow_offsets, self.fast_offsets = Offsets(), Offsets()
+        #: Bytes on the fast path from which on those of a topic are counted.
+        self._volumes: dict[int, Volume] = {}
         #: Copies that could not be sent in epochs that were fetched from another place: topic and epoch -> of
         #: each group.
         self.fetched_lost: dict[tuple[int, int], Sequence[int]] = {}
@@ -141,6 +144,18 @@ class Counting:
     def slow(self, topics: Collection[int] | None = None) -> Counters:
         """What the slow path has counted, over all lives; of these topics, or of all."""
         return self.slow_offsets.applied(self.slow_counters(topics), topics)
+
+    def volumes_from_here(self, topics: Collection[int]) -> None:
+        """What the fast path has had of these topics so far is of others, or of a former life."""
+        for topic in topics:
+            self._volumes.pop(topic, None)
+        self._volumes.update(self._fast.volumes(topics))
+
+    def fast_volume(self, topic: int) -> Volume:
+        """Bytes that the fast path forwarded and dropped of a topic, in this life."""
+        now, before = self._fast.volumes([topic]).get(topic, Volume()), self._volumes.get(topic, Volume())
+        # What begins anew in the kernel meanwhile begins below that.
+        return Volume(*(max(0, there - then) for there, then in zip(now, before, strict=True)))
 
     def fast_raw(self, topics: Collection[int] | None = None) -> Counters:
         """What the fast path has counted, as the kernel has it."""

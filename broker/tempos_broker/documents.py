@@ -331,6 +331,7 @@ class Documents:
             consumers=self._control.reports.consumers,
             counted=self._past.counting.counted([topic]),
             latency=self._fast.latency([topic]).get(topic),
+            volume=self._past.counting.fast_volume(topic),
             measured=self._slow.measured(topic),
             # One that is just going is in no catalogue any more.
             origin=entry.origin if entry is not None else Origin.RUN_TIME,

@@ -15,6 +15,7 @@ from tempos import FastPathStatus, Overflow, Path, PathChoice, Reason, Route, To
 from tempos._abi import LIMIT_SHIFT
 from tempos._slots import JournalLayout, epoch_row
 from tempos.histogram import Latency
+from tempos.model import Volume
 from tempos_broker.addresses import Towards
 
 
@@ -212,6 +213,10 @@ class FastPath(Protocol):
         """Frames lost behind the redirect, by interface and error, as far as the kernel tells."""
         ...
 
+    def volumes(self, topics: Iterable[int]) -> Mapping[int, Volume]:
+        """Bytes of payload, by topic, where there are any; counted as :meth:`counters` are."""
+        ...
+
     def latency(self, topics: Iterable[int]) -> Mapping[int, Latency]:
         """How long the kernel took for its events, by topic; none of those it has measured nothing of."""
         ...
@@ -396,6 +401,9 @@ class NoFastPath:
         return [0] * groups
 
     def drops(self) -> Mapping[str, Mapping[str, int]]:
+        return {}
+
+    def volumes(self, topics: Iterable[int]) -> Mapping[int, Volume]:
         return {}
 
     def latency(self, topics: Iterable[int]) -> Mapping[int, Latency]:

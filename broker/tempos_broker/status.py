@@ -15,6 +15,7 @@ from typing import Any
 
 from tempos import FastPathStatus, GroupOptions, Reason
 from tempos.histogram import Latency
+from tempos.model import Volume
 from tempos_broker import privileges
 from tempos_broker.account.accounts import GroupRow, Holder, MemberRow
 from tempos_broker.account.consumers import Consumers, Load
@@ -173,6 +174,7 @@ def topic_document(
     consumers: Consumers,
     counted: Counted,
     latency: Latency | None,
+    volume: Volume,
     measured: Measured | None,
     origin: Origin,
     durable: bool,
@@ -226,10 +228,11 @@ def topic_document(
         "balanced": account.balanced,
         "problems": list(account.problems),
         "bytes": {
+            "fast": {"received": sum(volume), "forwarded": volume.forwarded},
             "slow": {
                 "received": 0 if measured is None else measured.arrived,
                 "forwarded": 0 if measured is None else measured.forwarded,
-            }
+            },
         },
         "latency": latency_document(latency, measured),
         "lost_before": _lost_before(account.publishers),

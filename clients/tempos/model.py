@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tempos._abi import JOURNAL_BYTES
 
@@ -242,6 +243,13 @@ class PathChoice:
 
     path: Path
     reason: str
+
+
+class Volume(NamedTuple):
+    """Bytes of payload that the fast path forwarded of a topic, and that it dropped for good."""
+
+    forwarded: int = 0
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -386,10 +386,13 @@ struct tempos_topic {
 
 /*
  * Datagrams by reason, of one topic; row 0 counts what was passed before a topic was read, row WIDE what has a wide id
- * that no topic has.
+ * that no topic has. And bytes of UDP payload: of what was forwarded, beside the count that goes with them, and of what
+ * was dropped for good.
  */
 struct tempos_counters {
+	__u64 bytes;
 	__u64 count[TEMPOS_REASONS];
+	__u64 dropped_bytes;
 };
 
 /*

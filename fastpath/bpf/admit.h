@@ -234,7 +234,23 @@ static __always_inline enum tempos_reason admit_rate(const struct tempos_route *
 	return reason;
 }
 
-static __always_inline void count(__u32 row, enum tempos_reason reason)
+/* Whether what comes to this goes nowhere: the slow path sees nothing of it. */
+static __always_inline bool is_dropped(enum tempos_reason reason)
+{
+	return reason == TEMPOS_NO_EGRESS || reason == TEMPOS_OVER_RATE || reason == TEMPOS_KEEP_ALIVE ||
+	       reason == TEMPOS_REPEATED;
+}
+
+/* Bytes of payload of a frame that was found to be whole; its UDP header still says them when all else is rewritten. */
+static __always_inline __u32 payload_bytes(const void *frame, const void *end)
+{
+	const struct udphdr *udp = frame + sizeof(struct ethhdr) + sizeof(struct iphdr);
+
+	return (const void *)(udp + 1) > end ? 0 : bpf_ntohs(udp->len) - sizeof(struct udphdr);
+}
+
+/* `frame`, `end`: where the packet lies. */
+static __always_inline void count(__u32 row, enum tempos_reason reason, const void *frame, const void *end)
 {
 	struct tempos_counters *counted = bpf_map_lookup_elem(&counters, &row);
 	__u64 at = reason;
@@ -242,8 +258,13 @@ static __always_inline void count(__u32 row, enum tempos_reason reason)
 	/* Else the compiler may check one copy and use another, of which the verifier of Linux 6.1 knows nothing. */
 	asm volatile("" : "+r"(at));
 	/* Per CPU and not reentrant: a plain increment loses nothing. */
-	if (counted && at < TEMPOS_REASONS)
-		counted->count[at]++;
+	if (!counted || at >= TEMPOS_REASONS)
+		return;
+	counted->count[at]++;
+	if (reason == TEMPOS_FORWARDED)
+		counted->bytes += payload_bytes(frame, end);
+	else if (is_dropped(reason))
+		counted->dropped_bytes += payload_bytes(frame, end);
 }
 
 #endif

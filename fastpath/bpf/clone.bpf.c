@@ -301,11 +301,11 @@ static __always_inline union outcome decide(struct __sk_buff *skb)
 	return outcome;
 }
 
-static __always_inline int conclude(__u32 row, enum tempos_reason reason)
+static __always_inline int conclude(struct __sk_buff *skb, __u32 row, enum tempos_reason reason)
 {
 	if (reason == NOT_OURS)
 		return NEXT;
-	count(row, reason);
+	count(row, reason, (void *)(long)skb->data, (void *)(long)skb->data_end);
 	return reason == TEMPOS_FORWARDED || reason == TEMPOS_OVER_RATE || reason == TEMPOS_REPEATED ? TC_ACT_SHOT : NEXT;
 }
 
@@ -314,7 +314,7 @@ int tempos_clone(struct __sk_buff *skb)
 {
 	union outcome outcome = decide(skb);
 
-	return conclude(outcome.row, outcome.reason);
+	return conclude(skb, outcome.row, outcome.reason);
 }
 
 /* The same, and how long it took (latency.h). The "?": loaded only where user space asks for it. */
@@ -327,7 +327,7 @@ int tempos_clone_timed(struct __sk_buff *skb)
 	if (outcome.reason == TEMPOS_FORWARDED)
 		count_latency(outcome.row, outcome.framing, entered, (void *)(long)skb->data,
 			      (void *)(long)skb->data_end);
-	return conclude(outcome.row, outcome.reason);
+	return conclude(skb, outcome.row, outcome.reason);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

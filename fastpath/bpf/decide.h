@@ -289,30 +289,27 @@ static __noinline __u32 decide_foreign(struct xdp_md *ctx)
 	return outcome.all;
 }
 
-static __always_inline int conclude(__u32 row, enum tempos_reason reason)
+static __always_inline int conclude(struct xdp_md *ctx, __u32 row, enum tempos_reason reason)
 {
-	count(row, reason);
+	count(row, reason, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
 	if (reason == TEMPOS_FORWARDED)
 		return XDP_REDIRECT;
-	return reason == TEMPOS_NO_EGRESS || reason == TEMPOS_OVER_RATE || reason == TEMPOS_KEEP_ALIVE ||
-			       reason == TEMPOS_REPEATED
-		       ? XDP_DROP
-		       : XDP_PASS;
+	return is_dropped(reason) ? XDP_DROP : XDP_PASS;
 }
 
 static __noinline int run_wide(struct xdp_md *ctx)
 {
 	union outcome outcome = {.all = decide_wide(ctx)};
 
-	return conclude(outcome.row, outcome.reason);
+	return conclude(ctx, outcome.row, outcome.reason);
 }
 
 /* As forwarded, too, counts what a foreign topic had for none of its members. */
-static __always_inline int conclude_foreign(__u32 row, __u32 reason)
+static __always_inline int conclude_foreign(struct xdp_md *ctx, __u32 row, __u32 reason)
 {
 	if (reason != FOR_NOBODY)
-		return conclude(row, reason);
-	count(row, TEMPOS_FORWARDED);
+		return conclude(ctx, row, reason);
+	count(row, TEMPOS_FORWARDED, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
 	return XDP_DROP;
 }
 
@@ -320,7 +317,7 @@ static __noinline int run_foreign(struct xdp_md *ctx)
 {
 	union outcome outcome = {.all = decide_foreign(ctx)};
 
-	return conclude_foreign(outcome.row, outcome.reason);
+	return conclude_foreign(ctx, outcome.row, outcome.reason);
 }
 
 /* What the program is that measures how long it takes (latency.h). */
@@ -340,7 +337,7 @@ static __always_inline int run_timed(struct xdp_md *ctx)
 	}
 	if (reason == TEMPOS_FORWARDED)
 		count_latency(row, framing, entered, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
-	return conclude_foreign(row, reason);
+	return conclude_foreign(ctx, row, reason);
 }
 
 #endif

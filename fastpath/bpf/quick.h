@@ -72,7 +72,7 @@ static __noinline int look_whole(struct xdp_md *ctx)
 
 	if (reason == TEMPOS_FORWARDED)
 		return TO_TOPIC;
-	return reason == TEMPOS_OTHER_PORT ? TO_FOREIGN : conclude(0, reason);
+	return reason == TEMPOS_OTHER_PORT ? TO_FOREIGN : conclude(ctx, 0, reason);
 }
 
 /* From the topic's byte on, of a frame whose headers were found right. One with a wide id is left. */
@@ -92,15 +92,15 @@ static __noinline int run_topic(struct xdp_md *ctx)
 
 	/* Which it was already; this is for the verifier. */
 	if ((void *)(packet.payload + 1) > packet.end)
-		return conclude(row, TEMPOS_TRUNCATED);
+		return conclude(ctx, row, TEMPOS_TRUNCATED);
 	packet.payload_len = bpf_ntohs(packet.udp->len) - sizeof(struct udphdr);
 	reason = decide_topic(ctx, &packet, &row, &framing);
-	return reason == IS_WIDE ? TO_WIDE : conclude(row, reason);
+	return reason == IS_WIDE ? TO_WIDE : conclude(ctx, row, reason);
 }
 
-static __noinline int run_lost(__u32 row)
+static __noinline int run_lost(struct xdp_md *ctx, __u32 row)
 {
-	return conclude(row, TEMPOS_NO_EGRESS);
+	return conclude(ctx, row, TEMPOS_NO_EGRESS);
 }
 
 /*
@@ -181,14 +181,17 @@ static __always_inline int run(struct xdp_md *ctx)
 	rewrite_ip(ip, member, route->ip_start);
 	copy_macs(eth->h_dest, member->dst_mac);
 	if (bpf_redirect_map(&egress, member->egress, 0) != XDP_REDIRECT)
-		return run_lost(row);
+		return run_lost(ctx, row);
 	counted = bpf_map_lookup_elem(&counters, &row);
-	if (counted)
+	if (counted) {
 		counted->count[TEMPOS_FORWARDED]++;
+		counted->bytes += length - (HEADERS_LEN - sizeof(*eth));
+	}
 	return XDP_REDIRECT;
 
 copies:
-	return conclude(row, broadcast(ctx, route, TEMPOS_MAX_MEMBERS - 1, check ? CHECKSUM_FULL : CHECKSUM_NONE));
+	return conclude(ctx, row,
+			broadcast(ctx, route, TEMPOS_MAX_MEMBERS - 1, check ? CHECKSUM_FULL : CHECKSUM_NONE));
 whole:
 	verdict = look_whole(ctx);
 	if (verdict == TO_FOREIGN)

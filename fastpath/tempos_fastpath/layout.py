@@ -21,6 +21,7 @@ from tempos._senders import ranges_of, takings
 from tempos._slots import group_slot
 from tempos._spread import slots_of
 from tempos.histogram import Histogram, Latency
+from tempos.model import Volume
 from tempos_fastpath.broadcast import NOWHERE
 from tempos_fastpath.network.gates import Gate
 from tempos_fastpath.plan import Hop, Plan
@@ -65,6 +66,8 @@ _MAX_WORD = 0xFFFF
 _FIRST_MULTICAST = 224
 _NO_MAC = "00:00:00:00:00:00"
 _REASONS = tuple(Reason)
+#: Numbers in `struct tempos_counters`: bytes stand before and behind the counts.
+_COUNTERS = len(_REASONS) + 2
 
 
 def encode_settings(
@@ -281,14 +284,20 @@ def decode_counters(sums: memoryview, first: int = 0) -> dict[int, dict[Reason, 
     ``sums``: rows of the ``counters`` map as u64s, of which ``first`` is the first.
     """
     counts: dict[int, dict[Reason, int]] = {}
-    width = len(_REASONS)
     # Most are 0, and that is told by one comparison.
-    data, none = bytes(sums), bytes(sums.itemsize * width)
+    data, none = bytes(sums), bytes(sums.itemsize * _COUNTERS)
     for row, at in enumerate(range(0, len(data), len(none)), first):
         if data[at : at + len(none)] != none:
-            found = sums[width * (row - first) : width * (row - first + 1)].tolist()
+            found = sums[_COUNTERS * (row - first) + 1 : _COUNTERS * (row - first + 1) - 1].tolist()
             counts[row] = {reason: count for reason, count in zip(_REASONS, found, strict=True) if count}
     return counts
+
+
+def decode_volumes(sums: memoryview, first: int = 0) -> dict[int, Volume]:
+    """Bytes of payload by row, where there are any; ``sums`` as above."""
+    forwarded, dropped = sums[::_COUNTERS], sums[_COUNTERS - 1 :: _COUNTERS]
+    volumes = enumerate(map(Volume, forwarded, dropped), first)
+    return {row: volume for row, volume in volumes if any(volume)}
 
 
 def runs_of(numbers: Iterable[int]) -> list[tuple[int, int]]:

@@ -29,10 +29,11 @@ from tempos._rows import Rows
 from tempos._slots import epoch_row
 from tempos.errors import one_line
 from tempos.histogram import Latency
+from tempos.model import Volume
 from tempos_bpf.errors import BpfError
 from tempos_fastpath.drops import Drops
 from tempos_fastpath.journals import KernelJournals
-from tempos_fastpath.layout import decode_counters, decode_latency, lost_copies, runs_of
+from tempos_fastpath.layout import decode_counters, decode_latency, decode_volumes, lost_copies
 from tempos_fastpath.network.changes import ChangeTrigger
 from tempos_fastpath.network.facts import Destination, Facts
 from tempos_fastpath.network.firewall import Firewall
@@ -51,6 +52,7 @@ from tempos_fastpath.plan import (
 from tempos_fastpath.ports import Places
 from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.resources import Resources
+from tempos_fastpath.rows import of_topics
 from tempos_fastpath.selector import attach_selector
 from tempos_fastpath.sources import Sources
 from tempos_fastpath.survival.pins import LATENCY
@@ -290,19 +292,13 @@ class Offload:
     def counters(self, topics: Iterable[int] | None = None) -> Mapping[int, Mapping[Reason, int]]:
         """Datagrams by topic and reason, where not 0. 0: what had none yet; 255: what has a wide id of none.
 
-        They go on from one broker to the next that adopts what it left. Of ``topics`` only, or of all; a
-        system call reads those whose numbers follow each other.
+        They go on from one broker to the next that adopts what it left. Of ``topics`` only, or of all.
         """
-        if self._closed:
-            return {}
-        table, row_of = self._programs.map("counters"), self._rows.of
-        wanted = row_of if topics is None else [topic for topic in topics if topic in row_of]
-        topic_of = {row_of[topic]: topic for topic in wanted}
-        found: dict[int, Mapping[Reason, int]] = {}
-        for first, count in runs_of(topic_of):
-            counted = decode_counters(table.sum_rows(first, count), first)
-            found |= {topic_of[row]: counts for row, counts in counted.items()}
-        return found
+        return {} if self._closed else of_topics(self._programs.map, self._rows, topics, decode_counters)
+
+    def volumes(self, topics: Iterable[int]) -> Mapping[int, Volume]:
+        """Bytes of payload of these topics, where there are any; they go on as counters do."""
+        return {} if self._closed else of_topics(self._programs.map, self._rows, topics, decode_volumes)
 
     def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:
         """Copies for each of so many groups that the kernel did not send in this epoch; two are kept.

@@ -6,13 +6,17 @@ there says in which rows its topics count.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
 from tempos import LocalError
 from tempos._abi import IDS, NARROW
 from tempos._rows import Rows
 from tempos._slots import EPOCHS, slots
 from tempos_bpf.maps import Map, SharedArray
+from tempos_fastpath.layout import runs_of
+
+Counted = TypeVar("Counted")
 
 #: Of the maps whose length goes by the topics: entries for each row.
 _PER_ROW: Mapping[str, int] = {
@@ -29,6 +33,26 @@ _PER_ROW: Mapping[str, int] = {
 def sizes(rows: Rows, *more: str) -> dict[str, int]:
     """How many entries the maps are made with; ``more``: others with one for each row."""
     return {name: rows.count * per_row for name, per_row in {**_PER_ROW, **dict.fromkeys(more, 1)}.items()}
+
+
+def of_topics(
+    map_: Callable[[str], Map],
+    rows: Rows,
+    topics: Iterable[int] | None,
+    decode: Callable[[memoryview, int], Mapping[int, Counted]],
+) -> dict[int, Counted]:
+    """What ``decode`` finds in the map ``counters`` of these topics, or of all that have a row.
+
+    A system call reads those whose rows follow each other.
+    """
+    table, row_of = map_("counters"), rows.of
+    wanted = row_of if topics is None else [topic for topic in topics if topic in row_of]
+    topic_of = {row_of[topic]: topic for topic in wanted}
+    found: dict[int, Counted] = {}
+    for first, count in runs_of(topic_of):
+        counted = decode(table.sum_rows(first, count), first)
+        found |= {topic_of[row]: counts for row, counts in counted.items()}
+    return found
 
 
 class KernelRows:

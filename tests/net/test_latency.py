@@ -16,6 +16,8 @@ from tempos_bench.nodes.topology import build
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
 EVENTS = 5_000
+#: Bytes of each: what the command blast sends if nothing else is said.
+SIZE = 32
 #: By how many groups it has: each of the three ways through the kernel.
 TOPICS = {1: Topic(id=7, name="single"), 3: Topic(id=8, name="triple")}
 
@@ -49,6 +51,9 @@ def test_as_many_times_as_events_and_the_status_shows_them(mode: str) -> None:
                 check(broker.entry(topic.name)["latency"], status.fast)
                 told = broker.ask("GET", f"/v1/topics/{topic.name}")["latency"]
                 assert told == broker.entry(topic.name)["latency"], "every bucket of it"
+                for path, events in (("fast", status.fast), ("slow", EVENTS - status.fast)):
+                    volume = broker.entry(topic.name)["bytes"][path]
+                    assert volume == {"received": events * SIZE, "forwarded": events * SIZE}, path
             shown = topology.broker.start([PYTHON, "-m", "tempos", "status"])
             assert shown.wait(LIMIT) == 0
             assert shown.output.count("in the kernel's program: ") == len(TOPICS)

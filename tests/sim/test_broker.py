@@ -29,6 +29,7 @@ from tempos import (
 )
 from tempos.control import Received, decode_reply, encode_request
 from tempos.histogram import Histogram, Latency
+from tempos.model import Volume
 from tempos_broker import addresses
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember, TopicConfig
@@ -95,6 +96,9 @@ class FakeFastPath:
 
     def drops(self) -> Mapping[str, Mapping[str, int]]:
         return {"fake0": {"ENOSPC": 3}}
+
+    def volumes(self, topics: Iterable[int]) -> Mapping[int, Volume]:
+        return {}
 
     def latency(self, topics: Iterable[int]) -> Mapping[int, Latency]:
         return {topic: each for topic, each in self.times.items() if topic in topics}

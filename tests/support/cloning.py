@@ -18,7 +18,7 @@ from typing import TypeVar
 from pyroute2 import IPRoute
 
 from support.packets import PORT
-from support.program import ADDRESSES, GATE, put_route, unroute, zero
+from support.program import ADDRESSES, GATE, grown, put_route, unroute, volumes_in, zero
 from support.waiting import LIMIT
 from tempos import Framing, Reason
 from tempos._abi import Way
@@ -107,14 +107,18 @@ class CloneRig:
             zero(self.map(name))
 
     def run(self, frame: bytes) -> Outcome:
-        """Run on one frame and collect what came out; at most one counter may grow, by one."""
-        before = self._counters()
+        """Run on one frame and collect what came out; one counter may grow by one, and bytes by that."""
+        before, bytes_before = self._counters(), volumes_in(self.map("counters"))
         with _one_cpu():
             result = self._space.call(lambda: self.program.run(frame))
             out = tuple(self._until_end(link) if link not in self._down else [] for link in range(LINKS))
-        grown = Counter(self._counters()) - Counter(before)
-        assert sum(grown.values()) <= 1
-        return Outcome(result.verdict, next(iter(grown), None), out)
+        counted = Counter(self._counters()) - Counter(before)
+        assert sum(counted.values()) <= 1
+        wanted: Counter[tuple[int, str]] = Counter()
+        for topic, reason in counted:
+            wanted = grown(self.rows.of[topic], reason, frame)
+        assert volumes_in(self.map("counters")) - bytes_before == wanted
+        return Outcome(result.verdict, next(iter(counted), None), out)
 
     def clones(self) -> Clones:
         """The program as the fast path has it, attached to nothing yet."""

@@ -17,6 +17,7 @@ from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.layout import (
     SMALL_ROUTE_SIZE,
     decode_counters,
+    decode_volumes,
     devmap_value,
     encode_route,
     encode_settings,
@@ -137,12 +138,17 @@ class Rig:
             for reason, count in counts.items()
         }
 
+    def volumes(self) -> Counter[tuple[int, str]]:
+        """Bytes of payload by row, and whether they were forwarded or dropped."""
+        return volumes_in(self._object.map("counters"))
+
     def run(self, frame: bytes) -> Outcome:
-        """Run on one frame; exactly one counter must grow, by one."""
-        before = self.counters()
+        """Run on one frame; exactly one counter must grow, by one, and bytes by what the frame has."""
+        before, bytes_before = self.counters(), self.volumes()
         result = self.program.run(frame)
         (((topic, reason), one),) = (Counter(self.counters()) - Counter(before)).items()
         assert one == 1
+        assert self.volumes() - bytes_before == grown(self.rows.of[topic], reason, frame)
         return Outcome(result.verdict, topic, reason, result.data)
 
     def close(self) -> None:
@@ -167,6 +173,23 @@ def unroute(routes: Map, row: int) -> None:
     """Let no route stand there; where none does the kernel need not wait for its programs."""
     if routes.lookup(row) is not None:
         routes.delete(row)
+
+
+#: What the fast path drops; all that it does not forward else is the slow path's.
+DROPPED = {Reason.NO_EGRESS, Reason.OVER_RATE, Reason.KEEP_ALIVE, Reason.REPEATED}
+
+
+def volumes_in(counters: Map) -> Counter[tuple[int, str]]:
+    """Bytes of payload by row, and whether they were forwarded or dropped."""
+    told = decode_volumes(counters.sum_rows()).items()
+    return Counter({(row, key): count for row, each in told for key, count in each._asdict().items()})
+
+
+def grown(row: int, reason: Reason, frame: bytes) -> Counter[tuple[int, str]]:
+    """By what they grow for one frame of Ethernet, with IPv4 without options where it is counted at all."""
+    key = "forwarded" if reason is Reason.FORWARDED else "dropped" if reason in DROPPED else ""
+    payload = int.from_bytes(frame[38:40], "big") - 8
+    return +Counter({(row, key): payload}) if key else Counter()
 
 
 def zero(counts: Map) -> None:

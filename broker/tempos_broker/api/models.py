@@ -100,8 +100,9 @@ class VolumeOut(BaseModel):
 
 
 class BytesOut(BaseModel):
-    """Bytes of payload, as far as they are counted; since this broker started."""
+    """Bytes of payload, by the path that they stayed on; since this broker started."""
 
+    fast: VolumeOut
     slow: VolumeOut
 
 

@@ -305,6 +305,7 @@ class Continuity:
         The counters are read of all of these topics at once, so what has passed meanwhile is none of most.
         """
         raw, live, after = self._read(topics)
+        self.counting.volumes_from_here(topics)
         since = self._source.counters() if self._source is not None else {}
         for topic, memory in topics.items():
             if raw.get(topic) != after.get(topic):
@@ -364,6 +365,7 @@ class Continuity:
         """Whatever was counted under these ids so far is other topics'."""
         counting = self.counting
         slow, fast = counting.slow_counters(topics), self._fast.counters(topics)
+        counting.volumes_from_here(topics)
         for topic in topics:
             if self.epoch(topic):
                 self._ledger.forgot(topic)
