@@ -56,7 +56,7 @@ class Measures:
         self.pointer = pointer
         self.memory: mmap.mmap | None = None
         if numbers is None:
-            self.memory = mmap.mmap(-1, rows.count * self._width * 8)
+            self.memory = _zeros(rows.count * self._width * 8)
             numbers = memoryview(self.memory).cast("Q")
         self.numbers = numbers
 
@@ -100,6 +100,12 @@ class Measures:
             shift = max(0, ns.bit_length() - LATENCY_STEP_BITS - 1)
             self.numbers[at + (shift << LATENCY_STEP_BITS) + (ns >> shift)] += 1
             self.numbers[at + _LONGEST] = max(self.numbers[at + _LONGEST], ns)
+
+
+def _zeros(size: int) -> mmap.mmap:
+    """Memory that takes none where nothing was written, also if it is read."""
+    private = getattr(mmap, "MAP_PRIVATE", None)
+    return mmap.mmap(-1, size) if private is None else mmap.mmap(-1, size, flags=private | mmap.MAP_ANONYMOUS)
 
 
 def together(parts: Collection[Measured | None]) -> Measured | None:

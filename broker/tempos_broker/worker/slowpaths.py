@@ -178,6 +178,10 @@ class SlowPaths:
                 told = {"drop": list(drop), "topics": topics_out(put), "rows": rows}
                 told["journals"] = journals_out(journals)
                 await self._supervisor.tell(Op.CHANGE, told, self.journals.descriptors(journals))
+                # Also what a worker counted that was killed before it could hear of this.
+                for topic in {*drop}.difference(each.id for each in put):
+                    if self._estate is not None:
+                        self._estate.measures.forget(topic)
             await self.journals.settle()
         if drop:
             await self._server.sent()
@@ -222,7 +226,10 @@ class SlowPaths:
 
     def measured(self, topic: int) -> Measured | None:
         """What both measured of a topic; None where nothing came."""
-        theirs = None if self._estate is None else self._estate.measures.of(topic)
+        theirs, estate = None, self._estate
+        # To look into shared memory is to have it.
+        if estate is not None and estate.book.taken(topic):
+            theirs = estate.measures.of(topic)
         return together((self._server.measured(topic), theirs))
 
     def status(self) -> SlowPathStatus:
