@@ -237,4 +237,39 @@ static int direct_look(const struct direct_memory *memory, uint64_t number, int 
 	return 0;
 }
 
+/*
+ * How many datagrams from `number` on, those below `end`, are plain events of a publisher and an epoch, each the next
+ * one of both; 0: not one, -EBADMSG.
+ */
+static int direct_run(const struct direct_memory *memory, uint64_t number, uint64_t end, uint8_t topic,
+		      struct tempos_run *run)
+{
+	struct tempos_event_header head;
+	struct tempos_datagram found;
+	int count = 0;
+
+	*run = (struct tempos_run){ 0 };
+	for (; number < end && count < (int)DIRECT_SLOTS; number++, count++) {
+		if (direct_look(memory, number, 0, &found))
+			return -EBADMSG;
+		if (!found.called || found.length < sizeof(head))
+			break;
+		memcpy(&head, found.data, sizeof(head));
+		if (head.topic != topic || head.version_flags != TEMPOS_WIRE_VERSION << 4 || head.reserved)
+			break;
+		if (!count) {
+			run->epoch = head.epoch;
+			run->publisher = found.publisher;
+			run->sequence = found.sequence;
+			run->delivery = be32toh(head.delivery_sequence);
+		} else if (head.epoch != run->epoch || found.publisher != run->publisher ||
+			   found.sequence != run->sequence + count ||
+			   be32toh(head.delivery_sequence) != run->delivery + count) {
+			break;
+		}
+		run->bytes += found.length;
+	}
+	return count;
+}
+
 #endif

@@ -200,6 +200,11 @@ int tempos_direct_look(struct tempos_direct *direct, uint64_t number, int pendin
 	return direct_look((struct direct_memory *)direct, number, pending, found);
 }
 
+int tempos_direct_run(struct tempos_direct *direct, uint64_t number, uint64_t end, int topic, struct tempos_run *run)
+{
+	return direct_run((struct direct_memory *)direct, number, end, topic, run);
+}
+
 void tempos_direct_take(struct tempos_direct *direct, uint64_t taken)
 {
 	__atomic_store_n(&direct->taken, taken, __ATOMIC_RELEASE);

@@ -133,7 +133,8 @@ class AnyOrder(RuleBasedStateMachine):
         if busy:
             worker = busy[which % len(busy)]
             # What it was only to note before, it has done by then.
-            quiet = [each.quiet for each in self.hands[worker]].index(False) if which % 2 else 0
+            hand = self.hands[worker]
+            quiet = [*(each.quiet for each in hand[:-1]), False].index(False) if which % 2 else 0
             self.noted(worker, quiet)
             invocation = self.hands[worker].pop(0)
             if invocation.quiet:

@@ -196,6 +196,61 @@ def test_more_than_there_is_room_for_cannot_have_come(ends: Ends) -> None:
         ends.shared.take()
 
 
+def test_events_that_follow_one_another_are_found_as_a_run(ends: Ends) -> None:
+    head = struct.Struct(">BBBBIIIQ")
+    plain = [event(number, b"%d" % number) for number in range(4)]
+    # Another publisher, one that is sent again, another epoch, numbers that are not the next.
+    other = head.pack(TOPIC, _abi.WIRE_VERSION << 4, 0, 1, 8, 4, 4, 55)
+    epoch = head.pack(TOPIC, _abi.WIRE_VERSION << 4, 0, 2, 9, 6, 6, 55)
+    sent = [*plain, other, event(5, flags=4), event(6), epoch, event(8), event(9), event(4), event(11)]
+    for datagram in sent:
+        ends.out.send(datagram)
+        ends.next()
+    runs = []
+    while (run := ends.shared.run(TOPIC, len(sent) - 2)) is not None:
+        runs.append((run.count, run.publisher, run.sequence, run.delivery, run.epoch, run.size))
+        ends.shared.skip(run.count)
+        if not ends.shared.run(TOPIC, len(sent) - 2):
+            # What is no part of a run is taken by itself, as it ever was: here with all behind it.
+            break
+    assert runs == [(4, 9, 0, 0, 1, sum(map(len, plain))), (1, 8, 4, 4, 1, len(other))]
+    assert [each.content for each in ends.shared.take()] == sent[5:]
+    ends.out.send(event(12))
+    ends.next()
+    assert ends.shared.run(TOPIC, len(sent) - 1) is None, "beyond what is known to be done"
+    assert ends.shared.run(TOPIC + 1, len(sent)) is None
+    assert ends.shared.run(TOPIC, 1 << 40) is not None
+    ends.poke(NUMBERS.size + 4 * len(sent), "=I", 3)
+    with pytest.raises(Broken):
+        ends.shared.run(TOPIC, len(sent))
+
+
+async def test_a_run_is_accounted_as_its_events_one_by_one_are() -> None:
+    topic = Topic(id=TOPIC, name="t", framing=Framing.EVENT)
+    to = Borrower(lambda: None, lambda: None)
+    told = []
+    for together in (True, False):
+        async with Subscriber.listen("127.0.0.1", 0, topics=[topic]) as subscriber:
+            subscriber._intake.doorman.expects_proof = False
+            loan = subscriber.lend(to)
+            assert loan is not None
+            run = [event(number, b"%d" % number) for number in range(1, 6)]
+            # Of a publisher that is not known yet, and behind a gap, nothing is taken together.
+            assert not loan.account(5, 1, 1, 0, 9, 0)
+            loan.hand_in(event(0), 1)
+            assert not loan.account(5, 1, 1, 2, 9, 1)
+            assert not loan.account(5, 1, 1, 1, 9, 2)
+            assert not loan.account(5, 1, 2, 1, 9, 1)
+            if together:
+                assert loan.account(5, sum(map(len, run)), 1, 1, 9, 1)
+            else:
+                assert [len(loan.hand_in(each, 1)) for each in run] == [1] * 5
+            (behind,) = loan.hand_in(event(8), 1)
+            told.append((subscriber.stats, behind.missed))
+    assert told[0] == told[1]
+    assert (told[0][0].events, told[0][1]) == (7, 2)
+
+
 async def test_a_socket_that_is_lent_is_read_elsewhere_and_given_back_in_time() -> None:
     topic = Topic(id=TOPIC, name="t", framing=Framing.EVENT)
     told: list[str] = []

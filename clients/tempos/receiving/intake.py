@@ -389,6 +389,13 @@ class Intake:
         if self.waiter is not None:
             self.wake()
 
+    def passed(self, feed: Feed, count: int, size: int) -> None:
+        """Events of a datagram each that are accounted were taken elsewhere."""
+        self._datagrams += count
+        self._bytes += size
+        self._events += count
+        feed.missed = 0
+
     def _repair(self, feed: Feed, gap: int, version: int, epoch: int, delivery: int) -> None:
         """See to what is missing before a delivery, or to one that was missing."""
         if gap > 0:

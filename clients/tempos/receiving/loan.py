@@ -16,8 +16,9 @@ from tempos.receiving.inbox import Event
 from tempos.receiving.intake import Intake
 from tempos.session import proof
 
-#: The share of the socket's buffer that may wait in any case; bytes of it that a small datagram takes.
-_LOW, _SMALLEST = 1 / 16, 768
+#: Bytes of the socket's buffer that a small datagram takes.
+_SMALLEST = 768
+_U32 = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,32 @@ class Loan:
             events.append(event)
         return events
 
+    def account(
+        self, count: int, size: int, epoch: int, delivery: int, publisher: int, sequence: int
+    ) -> bool:
+        """Account so many events that are not handed out, each the next one of its publisher and delivery.
+
+        In all ``size`` bytes; the numbers are the first one's. False: each is to be handed in by itself.
+        """
+        intake = self._intake
+        feed = intake.feeds.narrow[self.topic]
+        source = None if feed is None else feed.source_of(publisher)
+        if (
+            feed is None
+            or source is None
+            or sequence != source.expected
+            or max(sequence, delivery) + count > _U32
+            or intake.doorman.expects_proof
+            or intake.inbox.processed is not None
+            or intake.inbox.annexed is not None
+            or not intake.inbox.has_room(1)
+            or not feed.tracker.see_run(epoch, delivery, count)
+        ):
+            return False
+        source.expected = sequence + count
+        intake.passed(feed, count, size)
+        return True
+
     def is_wanted(self, most: int) -> bool:
         """Whether it is to be given back: more than ``most`` wait in it, or it matters where they come from.
 
@@ -65,10 +92,10 @@ class Loan:
         if self._intake.doorman.expects_proof:
             return True
         try:
-            waits, room, _ = self._reader.memory()
+            waits, _, _ = self._reader.memory()
         except OSError:
             return True
-        return bool(waits > min(room * _LOW, most * _SMALLEST))
+        return bool(waits > most * _SMALLEST)
 
     def void(self) -> None:
         """The socket is not the subscriber's any more."""

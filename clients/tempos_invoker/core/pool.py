@@ -40,6 +40,8 @@ LONGEST_BACKOFF = 60.0
 SWEEP = 0.5
 #: How much the latest invocation counts in what one takes.
 _WEIGHT = 0.2
+#: As a rule an invocation takes no longer than so many times what others took, and so many seconds.
+_MANY_TIMES, _SHORT = 4, 50e-6
 _LARGEST = frames.LARGEST_BODY
 
 _WORDS = {
@@ -86,7 +88,7 @@ class Pool:
         self._outcomes: deque[Outcome] = deque()
         self._tickets = 0
         # Until one has been seen: as long as a worker may have at hand altogether.
-        self._takes = AHEAD
+        self._takes = self._usually = AHEAD
         self._alone_since: float | None = now
         self._sweep = now
 
@@ -216,8 +218,7 @@ class Pool:
         queue = invocation.queue
         queue.at_hand -= 1
         invocation.started_ns, invocation.ended_ns = answer.started_ns, answer.ended_ns
-        took = max(0, answer.ended_ns - answer.started_ns) / 1e9
-        self._takes += _WEIGHT * (took - self._takes)
+        self._took(answer.ended_ns - answer.started_ns)
         if not answer.condition:
             invocation.tries += 1
             queue.settling += 1
@@ -238,7 +239,7 @@ class Pool:
         if known is None:
             return
         if self._succeed_quiet(known, done, now):
-            self._takes += _WEIGHT * (max(0, took_ns) / 1e9 - self._takes)
+            self._took(took_ns)
         if known.at_hand and known.at_hand[0].ticket == begun:
             known.since = begun_at
 
@@ -332,6 +333,12 @@ class Pool:
             idle = 0
         return batch
 
+    def _took(self, ns: int) -> None:
+        """An invocation took so long."""
+        took = max(0, ns) / 1e9
+        self._takes += _WEIGHT * (took - self._takes)
+        self._usually += _WEIGHT * (min(took, _MANY_TIMES * self._usually + _SHORT) - self._usually)
+
     # --- a worker that receives events itself -----------------------------------------------------
 
     def may_be_read(self, queue: StepQueue) -> bool:
@@ -362,6 +369,18 @@ class Pool:
         if not known.at_hand:
             known.since = now
         known.at_hand.append(Invocation(ticket, queue, event, quiet=quiet))
+
+    def read_done(self, queue: StepQueue, count: int, took_ns: int) -> None:
+        """A worker has received so many events, and noted that they succeeded; what the last of them took."""
+        for account in (self.account, queue.account):
+            account.accepted += count
+            account.succeeded += count
+        self._took(took_ns)
+
+    @property
+    def takes(self) -> float:
+        """Seconds that an invocation takes as a rule; one that was kept from its core says little."""
+        return self._usually
 
     def end_reading(self, worker: int) -> None:
         """It receives no more."""

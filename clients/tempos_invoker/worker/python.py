@@ -38,7 +38,7 @@ from tempos_invoker.worker.incoming import Incoming
 from tempos_invoker.worker.unfit import Unfit
 from tempos_invoker.workers import frames
 from tempos_invoker.workers.frames import Answer, Call, Condition
-from tempos_invoker.workers.notes import BEGUN, BEGUN_NS, DONE, DONE_BEGUN_NS, DONE_NS
+from tempos_invoker.workers.notes import ANSWERED, BEGUN, BEGUN_NS, DONE, DONE_BEGUN_NS, DONE_NS
 
 _ID = "{:08x}:{:08x}"
 #: What an archive of modules is called.
@@ -75,6 +75,8 @@ class PythonFunction:
                 notes[DONE] = done.ticket
             else:
                 send(done.encode())
+                if notes is not None:
+                    notes[ANSWERED] = done.ticket
 
     def answer(self, call: Call) -> Answer:
         """Call the function once."""

@@ -39,6 +39,18 @@ class Datagram:
         return Event(name, topic, body, publisher, sequence, delivery, epoch, sent_ns, self.received_ns, 0)
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Events of one publisher and epoch, each the next one of both; the numbers are the first one's."""
+
+    count: int
+    size: int
+    publisher: int
+    sequence: int
+    delivery: int
+    epoch: int
+
+
 def compiled() -> tuple[Any, Any] | None:
     """``ffi`` and ``lib`` of the compiled part, if it is there."""
     try:
@@ -67,7 +79,7 @@ class Shared:
             os.close(self.memory)
             lib.tempos_direct_unmap(self._direct)
             raise OSError(-self.alarm, os.strerror(-self.alarm))
-        self._found = ffi.new("struct tempos_datagram *")
+        self._found, self._run = ffi.new("struct tempos_datagram *"), ffi.new("struct tempos_run *")
         self._taken = self._first = 0
 
     @property
@@ -88,6 +100,23 @@ class Shared:
     def receives(self) -> bool:
         """Whether the worker may be receiving one more just now."""
         return bool(self._lib.tempos_direct_receives(self._direct))
+
+    def run(self, topic: int, called: int) -> Run | None:
+        """The next events, of which call ``called`` of the turn is the last, if they make a run.
+
+        They are taken by :meth:`skip`. Raises :class:`Broken`.
+        """
+        run, first = self._run, self._taken
+        end = min(self._first + called + 1, self._direct.received)
+        count = self._lib.tempos_direct_run(self._direct, first, end, topic, run) if first < end else 0
+        if count < 0:
+            raise Broken
+        return Run(count, run.bytes, run.publisher, run.sequence, run.delivery, run.epoch) if count else None
+
+    def skip(self, count: int) -> None:
+        """So many are taken."""
+        self._taken += count
+        self._lib.tempos_direct_take(self._direct, self._taken)
 
     def take(self, *, gone: bool = False) -> list[Datagram]:
         """What has come since the last time; ``gone``: the worker is. Raises :class:`Broken`."""

@@ -2,9 +2,11 @@
 
 An answer wakes the invoker up. Where nobody wants the output, a worker that has succeeded only notes it (see
 :data:`.frames.QUIET`); calls are done in their order, so one number tells of all before it, and what is noted
-stays when the worker is killed. Each field has one writer, the worker. It writes a number last, when what
-belongs to it is there; a reader takes the number first, so what it then reads belongs to this call or to a
-later one.
+stays when the worker is killed. A call that is answered all the same is noted as such once its answer has
+left: whoever finds one noted as done behind it reads that answer first.
+
+Each field has one writer, the worker. It writes a number last, when what belongs to it is there; a reader
+takes the number first, so what it then reads belongs to this call or to a later one.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import fcntl
 import mmap
 import os
 
-#: Tickets of the call that runs and of the last that was noted; begin and end, CLOCK_MONOTONIC.
-BEGUN, BEGUN_NS, DONE, DONE_BEGUN_NS, DONE_NS = range(5)
+#: Tickets of the call that runs and of the last that was noted; begin and end, CLOCK_MONOTONIC; the ticket of
+#: the last that was answered.
+BEGUN, BEGUN_NS, DONE, DONE_BEGUN_NS, DONE_NS, ANSWERED = range(6)
 _SIZE = mmap.PAGESIZE
 _HIGH = 16
 

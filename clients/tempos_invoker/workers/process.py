@@ -66,9 +66,9 @@ class WorkerProcess:
         self.number = number
         self.index = int(spec["index"])
         self.version = str(spec["version"])
-        #: What it notes (:mod:`.notes`), and the last that was seen of it.
+        #: What it notes (:mod:`.notes`), the last that was seen of it; the last call whose answer was read.
         self.notes: memoryview | None = None
-        self.seen = 0
+        self.seen = self.answered = 0
         #: What it said at its start; None: nothing yet.
         self.hello: Mapping[str, Any] | None = None
         self.pid = 0

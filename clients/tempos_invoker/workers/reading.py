@@ -6,8 +6,9 @@
 
 Rules: a datagram that is not simply one event of the step's topic is the invoker's. A turn is for a worker
 that has its pool to itself, and it ends as soon as anything else is to be done: another step's event, a
-request, a retry, a call that takes long, a socket that fills up, a change of the deployment. Until the worker
-surely receives no more nobody else reads, so events keep their order.
+request, a retry, a call that takes long, more in the socket than can be done with soon, a change of the
+deployment. Until the worker surely receives no more nobody else reads, so events keep their order. What it is
+noted to have done by then is accounted by runs, not event by event.
 """
 
 from __future__ import annotations
@@ -30,16 +31,19 @@ from tempos_invoker.core.pool import Pool
 from tempos_invoker.workers import frames
 from tempos_invoker.workers.direct import MOST, Broken
 from tempos_invoker.workers.frames import Call
-from tempos_invoker.workers.notes import BEGUN, BEGUN_NS, DONE
+from tempos_invoker.workers.notes import ANSWERED, BEGUN, BEGUN_NS, DONE, DONE_BEGUN_NS, DONE_NS
 from tempos_invoker.workers.process import WorkerProcess
 
-#: Seconds between two looks while a call runs, which takes long if it takes longer; that a worker has to end
-#: its turn.
-LOOK_EVERY, END_WITHIN = 0.01, 1.0
+#: Seconds between two looks while a call runs; those after which it takes long; that a worker has to end its
+#: turn.
+LOOK_EVERY, LONG_CALL, END_WITHIN = 0.01, 0.05, 1.0
+#: More than the step's queue may hold wait in the socket, where they are done with in so many seconds: what
+#: their calls take, and what it takes to read one.
+SOON, READING = 1.0, 10e-6
 #: Seconds until it is tried again where it could not be.
 AGAIN = 1.0
 #: Seconds between two turns, at first and at most, and those after which a turn was a long one.
-FIRST_REST, LONGEST_REST, LONG_TURN = 0.1, 10.0, 1.0
+FIRST_REST, LONGEST_REST, LONG_TURN = 0.05, 1.0, 0.5
 
 log = logging.getLogger("tempos.invoker")
 
@@ -184,6 +188,8 @@ class Reading:
         worker, loan, others = self.worker, self._loan, []
         assert worker is not None, "it has a turn"
         try:
+            if self._quiet:
+                self._take_done(worker)
             datagrams = self._shared.take(gone=gone)
         except Broken:
             self._warn.warn("broken", "worker %d wrote where it must not: it is killed", worker.pid)
@@ -201,6 +207,21 @@ class Reading:
         self._is_looking = False
         if others:
             self._lender.accept(others)
+
+    def _take_done(self, worker: WorkerProcess) -> None:
+        """Take in at once what came and is noted as done: of such events nobody asks which they were."""
+        notes, shared, loan = worker.notes, self._shared, self._loan
+        assert notes is not None, "it has been started"
+        done = notes[DONE]
+        took_ns = notes[DONE_NS] - notes[DONE_BEGUN_NS]
+        # Behind an answer that was not read yet it may have failed.
+        if done < self._first or notes[ANSWERED] > worker.answered:
+            return
+        while (run := shared.run(loan.topic, done - self._first)) is not None:
+            if not loan.account(run.count, run.size, run.epoch, run.delivery, run.publisher, run.sequence):
+                return
+            shared.skip(run.count)
+            self._owner.pool.read_done(self._queue, run.count, took_ns)
 
     def _finish(self, *, gone: bool = False) -> None:
         """The socket is read here again."""
@@ -244,8 +265,10 @@ class Reading:
         notes = self.worker.notes
         assert notes is not None, "it has been started"
         runs = notes[BEGUN] != notes[DONE] and self._owner.pool.has_at_hand(self.worker.number)
-        late = runs and time.monotonic() - notes[BEGUN_NS] / 1e9 > LOOK_EVERY
-        if late or self._loan.is_wanted(self._step.queue) or self._shared.count >= MOST // 2:
+        late = runs and time.monotonic() - notes[BEGUN_NS] / 1e9 > LONG_CALL
+        # What is done with soon had better not be refused.
+        most = max(self._step.queue, int(SOON / (self._owner.pool.takes + READING)))
+        if late or self._loan.is_wanted(most) or self._shared.count >= MOST // 2:
             self.end()
         elif runs and self._again is None:
             self._again = self._loop.call_later(LOOK_EVERY, self._on_time)

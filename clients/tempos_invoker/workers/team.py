@@ -29,7 +29,7 @@ from tempos_invoker.deploy.model import Function
 from tempos_invoker.workers import frames
 from tempos_invoker.workers.frames import CALL, QUIET, Answer, Call
 from tempos_invoker.workers.log import FunctionLog
-from tempos_invoker.workers.notes import BEGUN, BEGUN_NS, DONE, DONE_BEGUN_NS, DONE_NS
+from tempos_invoker.workers.notes import ANSWERED, BEGUN, BEGUN_NS, DONE, DONE_BEGUN_NS, DONE_NS
 from tempos_invoker.workers.process import WorkerProcess
 from tempos_invoker.workers.reading import Reading
 from tempos_invoker.workers.spec import specification
@@ -359,6 +359,13 @@ class Team:
             return
         begun, begun_ns = notes[BEGUN], notes[BEGUN_NS]
         done = notes[DONE]
+        while notes[ANSWERED] > (read := worker.answered):
+            # It comes first: a failure before what is done is not to be taken for a success.
+            worker.read_now()
+            if worker.answered == read:
+                if worker.is_running:
+                    return
+                break
         if done != worker.seen:
             worker.seen = done
             self._wait = FIRST_WAIT
@@ -420,6 +427,7 @@ class Team:
         for answer in answers:
             if not self.pool.answer(worker.number, answer, now):
                 self._warn.warn("answer", "%s: an answer that nobody waits for", self.function.name)
+            worker.answered = max(worker.answered, answer.ticket)
         self._wait = FIRST_WAIT
         if worker.number in self._retired and self.pool.is_done(worker.number):
             self._let_go(worker)
