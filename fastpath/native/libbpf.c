@@ -12,6 +12,7 @@
 #include "libbpf_objects.h"
 #include "libbpf_rings.h"
 #include "libbpf_runs.h"
+#include "libbpf_shown.h"
 #include "libbpf_tracing.h"
 #include "libbpf_types.h"
 #include "libbpf_words.h"

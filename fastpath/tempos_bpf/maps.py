@@ -79,6 +79,10 @@ class SharedArray:
         """The mapping itself, a page's rest included; what looks at it lets go before :meth:`close`."""
         return self._memory
 
+    def address(self, offset: int) -> Any:
+        """For this package: the C pointer, which is good until :meth:`close`."""
+        return self._at(offset)
+
     def close(self) -> None:
         """Unmap; safe to call twice."""
         if self._view is not None:

@@ -146,6 +146,14 @@ class Histogram:
 View = Events | Table | Counts | Histogram
 
 
+class Still(Protocol):
+    """Shows tables without Python; see :class:`tempos_bpf.shown.Shown`."""
+
+    def loop(self, stop: int, out: int, due_ns: int, interval_ns: int, end_ns: int | None) -> tuple[int, str]:
+        """Until something is not as it was, or it is to end: when they are due, and what is to be written."""
+        ...
+
+
 class Example(NamedTuple):
     """A command line without `tempos observe`, and what it is for."""
 
@@ -162,8 +170,10 @@ class Tool:
     set before they are loaded. ``start``: called once all is attached, gives what rows may ask for as
     ``session.state``. ``by_process``: whether --pid, --comm and --broker mean anything. ``interval``:
     seconds, where none is asked for. ``settle``: called before the programs are taken off at the end:
-    waits, shortly, for what must still come. ``sizes``: how many entries maps have, by what was asked for.
-    ``check``: raises :class:`tempos.LocalError` where the tool's own options do not go together.
+    waits, shortly, for what must still come. ``still``: called behind each look, with the encoding of who
+    reads: what shows all tables without Python as long as only numbers in them change; None: not now.
+    ``sizes``: how many entries maps have, by what was asked for. ``check``: raises :class:`tempos.LocalError`
+    where the tool's own options do not go together.
     """
 
     name: str
@@ -177,6 +187,7 @@ class Tool:
     rodata: Callable[[Wishes], Mapping[str, bytes]] | None = None
     start: Callable[[Session], Any] | None = None
     settle: Callable[[Session], None] | None = None
+    still: Callable[[Session, str], Still | None] | None = None
     by_process: bool = True
     interval: float | None = None
     sizes: Callable[[Wishes], Mapping[str, int]] | None = None

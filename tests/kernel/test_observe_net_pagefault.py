@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
+import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +23,14 @@ COUNT = 6
 def faults_when_it_waits(pid: int) -> dict[str, int]:
     """What getrusage would tell the process then: of one that runs on it is out of date when it is told.
 
-    It waits where it is told to go on, not for anything on its way there.
+    It waits where it is told to go on, not for anything on its way there; and alone, for a thread that was
+    joined is not gone for that: it has faults of its own as it ends.
     """
     end = time.monotonic() + LIMIT
     while time.monotonic() < end:
         waits = Path(f"/proc/{pid}/wchan").read_text().endswith("pipe_read")
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        if waits and fields[0] == "S":
+        if waits and fields[0] == "S" and fields[17] == "1":
             return {"min_flt": int(fields[7]), "maj_flt": int(fields[9])}
     raise AssertionError(f"{pid} does not come to rest")
 
@@ -94,3 +100,63 @@ def told(
             assert faults[kind] == each[kind] - had[kind]
         assert faults["min_flt"] > 2 * each["pages"]
         assert faults["cpu_ms"] > 0
+
+
+#: The tool in a process that says, on standard error, when C shows its tables.
+_TELLING = """
+import sys
+from tempos.cli.main import main
+from tempos_bpf.shown import Shown
+
+def loop(self, *how):
+    print("shown without Python", file=sys.stderr, flush=True)
+    return before(self, *how)
+
+before, Shown.loop = Shown.loop, loop
+sys.exit(main(["observe", "net-pagefault", *sys.argv[1:]]))
+"""
+
+
+def test_what_is_shown_without_python_is_what_python_shows() -> None:
+    with acting("net_use", count=COUNT, pages=100) as acts, ExitStack() as stack:
+        (pid,) = acts.pids
+        before = faults_when_it_waits(pid)
+        tool = subprocess.Popen(
+            [sys.executable, "-c", _TELLING, "--interval", "0.1", "--pid", str(pid)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert tool.stdout is not None
+        assert tool.stderr is not None
+        for each in (tool.stdout, tool.stderr):
+            stack.callback(each.close)
+        stack.callback(tool.wait)
+        stack.callback(tool.kill)
+        # While nothing has happened yet; all that is used then is new to it.
+        tool.stderr.readline()
+        acts.go()
+        faults = faults_when_it_waits(pid)["min_flt"] - before["min_flt"]
+        tool.stderr.readline()
+        looks: list[str] = []
+        for line in tool.stdout:
+            if not re.fullmatch(_CLOCK, line):
+                if looks:
+                    looks[-1] += line
+                continue
+            if len(looks) > 1 and looks[-1] == looks[-2] and _faults_of(pid, looks[-1]) == faults:
+                break
+            looks.append("")
+        tool.send_signal(signal.SIGINT)
+        # Behind what was on its way: what Python shows at the end.
+        last = re.split(_CLOCK, tool.stdout.read())[-1]
+        assert tool.wait(LIMIT) == 0
+    assert last.removeprefix(looks[-1]).endswith("lost: nothing\n")
+    assert last.startswith(looks[-1])
+
+
+_CLOCK = r"\d\d:\d\d:\d\d\n"
+
+
+def _faults_of(pid: int, look: str) -> int:
+    """In the last table, the minor ones."""
+    rows = [line.split() for line in look.splitlines() if line.split()[:1] == [str(pid)]]
+    return int(rows[-1][3]) if rows else -1

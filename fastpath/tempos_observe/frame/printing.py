@@ -207,6 +207,19 @@ def _written(view: Table, rows: Sequence[Row], wishes: Wishes) -> list[str]:
     return _lines(tuple(view.columns), wishes.width).lines(rows)
 
 
+def numbered(
+    view: Table, rows: Iterable[Row], numbers: int, wishes: Wishes
+) -> tuple[str, list[str], list[int]]:
+    """How people see a table and each of its rows before the numbers that come last, and how wide those are.
+
+    The numbers in ``rows`` do not matter; 0 is as wide as its column.
+    """
+    lines = _lines(tuple(view.columns), wishes.width)
+    wide = [each.width for each in view.columns[-numbers:]]
+    behind = sum(wide) + numbers
+    return f"{view.title}\n{lines.head}\n", [line[:-behind] for line in lines.lines(rows)], wide
+
+
 class Keeping:
     """A table whose rows mostly stay from look to look: those are written once, and not looked at again."""
 

@@ -22,7 +22,7 @@ from tempos_observe.frame import processes
 from tempos_observe.frame.loading import Loaded, load
 from tempos_observe.frame.printing import Keeping, Lines, ending, event_lines, header, look
 from tempos_observe.frame.session import Session
-from tempos_observe.tool import Events, Row, Table, Tool, View
+from tempos_observe.tool import Events, Row, Still, Table, Tool, View
 from tempos_observe.wishes import Wishes
 
 #: Seconds between two looks into a ring buffer that nobody was woken for.
@@ -93,6 +93,9 @@ class _Run:
         self._tool, self._wishes, self._loaded, self._out = tool, wishes, loaded, out
         self._session = Session(loaded.object, wishes, loaded.has)
         self._views = tuple(tool.views(wishes))
+        self._out_fd: int | None = None
+        with contextlib.suppress(OSError, ValueError):
+            self._out_fd = out.fileno()
         self._events = [
             (
                 view,
@@ -152,6 +155,10 @@ class _Run:
             if due is not None and interval and now >= due:
                 self._look([] if self._wishes.json else [time.strftime("%H:%M:%S")])
                 due += (int((now - due) / interval) + 1) * interval
+                still = self._still()
+                if still is not None:
+                    due = self._show(still, stop, due, interval, end)
+                    continue
             waits = [moment - now for moment in (end, due) if moment is not None]
             if self._events:
                 waits.append(_LOOK)
@@ -159,6 +166,21 @@ class _Run:
                 if fd != stop.fd and event & (select.EPOLLERR | select.EPOLLHUP):
                     raise BrokenPipeError
             self._read()
+
+    def _still(self) -> Still | None:
+        """What goes on without Python, if that can be now."""
+        if self._tool.still is None or self._wishes.json or self._out_fd is None:
+            return None
+        return self._tool.still(self._session, self._out.encoding or "utf-8")
+
+    def _show(self, still: Still, stop: Stop, due: float, interval: float, end: float | None) -> float:
+        """As long as nothing but numbers changes; when the next look is due."""
+        assert self._out_fd is not None, "asked before"
+        ends = None if end is None else int(end * 1e9)
+        due_ns, rest = still.loop(stop.fd, self._out_fd, int(due * 1e9), int(interval * 1e9), ends)
+        if rest:
+            self._print([rest.removesuffix("\n")])
+        return due_ns / 1e9
 
     def _read(self) -> None:
         """Show all records that are there."""

@@ -94,6 +94,18 @@ class Session:
         news = values.read_all(b"".join([raw[at : at + size] for at in places]))
         return [(at // size, value) for at, value in zip(places, news, strict=True)]
 
+    def seen(self, name: str) -> bytes:
+        """Such an array as it was at the last call of :meth:`changed`, as far as it was filled."""
+        return self._seen.get(name, b"")
+
+    def shared(self, name: str) -> SharedArray:
+        """Such an array, or `filled` itself, in this process's memory."""
+        return self._memory[name]
+
+    def offset(self, name: str, member: str) -> int:
+        """Where in a value of a map a member lies."""
+        return next(each.offset for each in self.layouts(name)[1].members if each.name == member)
+
     def _filled(self, name: str) -> bytes:
         if name not in self._arrays:
             self._arrays[name] = self._array(name)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tempos_bpf.shown import Number, Numbers, NumberTable, Same, Shown
 from tempos_observe import calls
+from tempos_observe.frame.printing import numbered
 from tempos_observe.frame.session import Session
 from tempos_observe.frame.sockets import OWNERS, Owner, address, owners
-from tempos_observe.tool import Column, Example, Hook, Row, Table, Tool
+from tempos_observe.tool import Column, Example, Hook, Row, Still, Table, Tool
 
 #: What a use is, as the programs number it.
 _CONNECT, _ACCEPT, _SENT, _RECEIVED, _OTHER = range(5)
@@ -94,6 +97,8 @@ class _State:
     users: dict[int, tuple[str | None, frozenset[int]]] = field(default_factory=dict)
     now: dict[int, _Usage] = field(default_factory=dict)
     faults: dict[int, Row] = field(default_factory=dict)
+    #: How much of everything there was at the last look.
+    shape: tuple[int, ...] = ()
 
 
 def _usages_of_all(session: Session) -> dict[int, _Usage]:
@@ -271,6 +276,72 @@ def _faults(session: Session) -> list[Row]:
     return [*state.faults.values()]
 
 
+def _still(session: Session, encoding: str) -> Still | None:
+    """What shows all of it as long as nobody and nothing new turns up: then only numbers change."""
+    state: _State = session.state
+    uses, users = session.seen("uses"), session.seen("users")
+    shape = (len(uses), len(users), len(state.users), *map(len, state.rows.values()))
+    before, state.shape = state.shape, shape
+    wishes = session.wishes
+    if shape != before or (state.sockets and (wishes.pids or wishes.comm or wishes.broker)):
+        return None
+    at, same = {}, []
+    usages = {}
+    # Of whom a place is, and since when he lives; whoever gets the next place, too.
+    used_size, user_size = session.layouts("uses")[1].size, session.layouts("users")[1].size
+    for place, user in enumerate(session.layouts("users")[1].read_all(users)):
+        if user.pid:
+            at[user.pid], usages[user.pid] = place, user
+        for member, size in (("pid", 4), ("usage_started_ns", 8)):
+            offset = place * user_size + session.offset("users", member)
+            same.append(Same(session.shared("users"), offset, users[offset : offset + size]))
+    for place, used in enumerate(session.layouts("uses")[1].read_all(uses)):
+        if not used.times:
+            offset = place * used_size + session.offset("uses", "times")
+            same.append(Same(session.shared("uses"), offset, uses[offset : offset + 8]))
+    for name, raw, size in (("uses", uses, used_size), ("users", users, user_size)):
+        count = (len(raw) // size).to_bytes(8, sys.byteorder)
+        same.append(Same(session.shared("filled"), session.offset("filled", name), count))
+    if any(pid not in at or pid not in state.now for pid in state.users):
+        return None
+    tables = [_still_uses(session, view, what) for what, view in enumerate(_VIEWS[:-1])]
+    tables.append(_still_faults(session, at, usages))
+    return Shown(tables, same, session.object.program(_LOOK).fd, encoding)
+
+
+def _still_uses(session: Session, view: Table, what: int) -> NumberTable:
+    rows = session.state.rows.get(what, {})
+    members = ("times",) if what in (_CONNECT, _ACCEPT) else ("times", "bytes")
+    plain = [row[: -len(members)] + (0,) * len(members) for row in rows.values()]
+    head, begins, wide = numbered(view, plain, len(members), session.wishes)
+    columns = (Number(session.offset("uses", each), width) for each, width in zip(members, wide, strict=True))
+    return NumberTable(
+        session.shared("uses"), session.layouts("uses")[1].size, head, tuple(columns),
+        [Numbers(begin, place) for begin, place in zip(begins, rows, strict=True)], most=session.wishes.top,
+    )  # fmt: skip
+
+
+def _still_faults(session: Session, at: Mapping[int, int], usages: Mapping[int, Any]) -> NumberTable:
+    state: _State = session.state
+    members = ("usage_min_flt", "usage_maj_flt", "usage_cpu_ns", "usage_wait_ns")
+    plain = [(*row[:3], 0, 0, 0.0, 0.0) for row in state.faults.values()]
+    head, begins, wide = numbered(_VIEWS[-1], plain, len(members), session.wishes)
+    columns = (
+        Number(session.offset("users", each), width, _MS if each.endswith("_ns") else 0.0)
+        for each, width in zip(members, wide, strict=True)
+    )
+    rows = []
+    for begin, pid in zip(begins, state.faults, strict=True):
+        was = state.before.get(pid)
+        counts = was is not None and was.started == usages[pid].usage_started_ns
+        base = (was.minor, was.major, was.cpu, was.wait) if was and counts else ()
+        rows.append(Numbers(begin, at[pid], base))
+    return NumberTable(
+        session.shared("users"), session.layouts("users")[1].size, head, tuple(columns), rows,
+        most=session.wishes.top,
+    )  # fmt: skip
+
+
 _VIEWS = (
     Table(
         "connect",
@@ -349,6 +420,7 @@ TOOL = Tool(
     rodata=lambda wishes: {"calls": calls.table(_CALLS), "has_calls": bytes([calls.are_known()])},
     start=lambda session: _State(_usages_of_all(session)),
     settle=_settle,
+    still=_still,
     blind=(
         "packets of other protocols that come in: no process asks for them by a system call of its own",
         "datagrams that the firewall or the routing refuses: they do not leave",
