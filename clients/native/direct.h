@@ -36,7 +36,7 @@
 #define DIRECT_LARGEST 65536u
 #define DIRECT_FULL UINT32_MAX
 /* How long what came may be unknown to the invoker, and how long a worker waits for room. */
-#define DIRECT_UNKNOWN_NS 10000000
+#define DIRECT_UNKNOWN_NS 40000000
 #define DIRECT_ROOM_MS 1
 /* Where they come one at a time, to look for another one before waiting is for nothing: that is left out for so many. */
 #define DIRECT_ALONE 127

@@ -1,7 +1,7 @@
 """A worker that reads a step's data socket itself, in turns: one hop and two wake-ups less for an event.
 
     invoker   lends the socket and reads nothing there; takes what came into its account when it looks, a
-              hundredth of a second later at the latest
+              twenty-fifth of a second later at the latest
     worker    receives into memory that both have (:mod:`.direct`); carries out, notes and answers as ever
 
 Rules: a datagram that is not simply one event of the step's topic is the invoker's. A turn is for a worker
