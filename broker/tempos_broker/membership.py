@@ -377,10 +377,13 @@ class Registry(Places):
             if not self._by_id[topic].redeliver or not self._admission.limits.vacant:
                 return False
             expires += self._admission.limits.vacant
+            if self._groups[topic].get(group) is not None:
+                return False
         if self._admission.is_own(endpoint) or self._state_of(topic, endpoint) is not None:
             return False
         if not self._admission.has_room(self._groups[topic], group):
             return False
+        self._fill(topic, self._groups[topic].get(group))
         lease = self.holdings.lease_for(Holder(*endpoint, client))
         self._put(topic, group, Membership(member_of(*endpoint, None, asked), lease))
         self.holdings.hold(lease, expires)

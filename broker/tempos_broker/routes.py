@@ -41,6 +41,8 @@ CONFIGURED_SLOW = PathChoice(Path.SLOW, "the configuration says path = slow")
 
 log = logging.getLogger("tempos.broker")
 
+#: Members of a topic whose next swap waits for more who come, as long as the last one took; seconds at most.
+CROWD, REST = 64, 0.1
 #: Topics of one change that are swapped at a time: more would keep whoever waits for the loop waiting.
 AT_ONCE = 16
 
@@ -121,13 +123,17 @@ class Routes:
                 self._chosen(state, await self._install(state, state.route))
 
     async def _swap(self, state: TopicState) -> None:
-        topic = state.route.topic.id
+        topic, began = state.route.topic.id, time.monotonic()
         version = self._registry.version(topic)
         await self.replace(state, self._registry.groups(topic), self._registry.holders(topic))
-        state.version = version
+        state.version, ended = version, time.monotonic()
+        if sum(len(group.members) for group in state.route.groups) >= CROWD:
+            # What a swap costs goes by how many there are: half of the time is for those who come.
+            state.rested = ended + min(ended - began, REST)
 
     async def _keep_pace(self, state: TopicState) -> None:
-        if (wait := self.pace.wait(state.due, time.monotonic())) > 0:
+        now = time.monotonic()
+        if (wait := max(self.pace.wait(state.due, now), state.rested - now)) > 0:
             await asyncio.sleep(wait)
         state.due = self.pace.next(state.due, time.monotonic())
 
@@ -213,11 +219,11 @@ class Routes:
             self._redelivery.closed(topic, state.route.epoch, len(state.route.groups))
         self._ledger.settle(now - self.lease, now - ASKS_AGAIN)
         self._ledger.in_force(topic, time.monotonic())
-        before = state.route
-        self._enter(state, route)
+        before, gone, come = state.route, *unlike(state.route.groups, route.groups)
+        self._enter(state, route, gone, come)
         self._registry.holdings.in_force(topic, holders)
         if self.telling:
-            self._tell_members(before, route)
+            self._tell_members(route, gone, come)
             self._tell_waiting(before, route)
         self._chosen(state, choice)
         if self._redelivery is not None:
@@ -242,14 +248,14 @@ class Routes:
                     level=logging.WARNING, topic=route.topic.name,
                 )  # fmt: skip
 
-    def _tell_members(self, before: Route, route: Route) -> None:
+    def _tell_members(self, route: Route, gone: Sequence[Group], come: Sequence[Group]) -> None:
         departures = self._registry.departures
         number, name = route.topic.id, route.topic.name
 
         def why(ip: str, port: int) -> str:
             return departures.why_at(number, name, ip, port)
 
-        self.changes.route(name, before.groups, route.groups, why)
+        self.changes.route(name, gone, come, why)
 
     # --- topics that come and go ------------------------------------------------------------
 
@@ -330,7 +336,7 @@ class Routes:
                 self._redelivery.begun(topic, route.epoch)
             self._chosen(state, await self._install(state, route))
             await self._slow.swap(route)
-            self._enter(state, route)
+            self._enter(state, route, state.route.groups, route.groups)
             # A swap that was under way is finished by this.
             past.close_old(topic, route.epoch)
             state.version = self._registry.version(topic) if same else 0
@@ -354,16 +360,16 @@ class Routes:
         self._registry.join_all(present, time.monotonic(), known=as_it_was)
         await self.swap(topic)
 
-    def _enter(self, state: TopicState, route: Route) -> None:
-        """Let this be the topic's route from now on."""
+    def _enter(self, state: TopicState, route: Route, gone: Sequence[Group], come: Sequence[Group]) -> None:
+        """Let this be the topic's route from now on; without who is ``gone``, and with who has ``come``."""
         towards = self.towards
-        for group in route.groups:
+        for group in come:
             for member in group.members:
                 if member.is_nobody:
                     continue
                 place = member.ip, member.source
                 towards[place] = towards.get(place, 0) + 1
-        for group in state.route.groups:
+        for group in gone:
             for member in group.members:
                 if member.is_nobody:
                     continue
@@ -400,3 +406,22 @@ class Routes:
         if state.choice is not None and state.choice.path is not choice.path:
             state.moves += 1
         state.choice = choice
+
+
+def unlike(before: Sequence[Group], after: Sequence[Group]) -> tuple[list[Group], list[Group]]:
+    """Of both what the other does not have at the same place: who stays is as a rule where it was.
+
+    A group without members is one of which nothing is left over.
+    """
+    had = {group.name: group.members for group in before}
+    gone, come = [], []
+    for group in after:
+        old, new = had.pop(group.name, ()), group.members
+        same = 0
+        for one, other in zip(old, new, strict=False):
+            if one is not other:
+                break
+            same += 1
+        gone.append(Group(group.name, old[same:]))
+        come.append(Group(group.name, new[same:]))
+    return [*gone, *(Group(name, members) for name, members in had.items())], come

@@ -12,7 +12,8 @@ class TopicState:
     """A topic's route in force, the version of its membership, and which path serves it.
 
     ``moved``: what a command said of the path; None: what the configuration says holds. ``moves``: how often
-    it went from one path to the other. ``due``: see :class:`.account.pace.Pace`.
+    it went from one path to the other. ``due``: see :class:`.account.pace.Pace`. ``rested``: when the
+    next swap may be, monotonic seconds.
     """
 
     route: Route
@@ -21,6 +22,7 @@ class TopicState:
     moved: PathPolicy | None = None
     moves: int = 0
     due: float = 0.0
+    rested: float = 0.0
 
     @property
     def policy(self) -> PathPolicy:

@@ -95,8 +95,11 @@ class Admission:
         """Whether there is room for one more in a group of a topic, or for the group."""
         known = groups.get(group)
         if known is not None:
-            taken = sum(not each.is_vacancy for each in known.members.values())
-            return taken < self.limits.members_per_group
+            most = self.limits.members_per_group
+            # Who they are is looked at only where that matters: many may come to one group.
+            return len(known.members) < most or most > sum(
+                not each.is_vacancy for each in known.members.values()
+            )
         return len(groups) < self.limits.groups_per_topic
 
     def check_room(self, topic: Topic, groups: Mapping[str, GroupState], group: str) -> None:

@@ -102,7 +102,10 @@ class Places(Table):
 
     def _fill(self, topic: int, state: GroupState | None) -> None:
         """Nobody's place in a group is no more: somebody comes, or nothing waits there any more."""
-        for endpoint, known in list(state.members.items()) if state is not None else ():
-            if state is not None and known.lease is not None and known.is_vacancy:
-                self._remove(topic, state, endpoint)
-                self.holdings.end_if_empty(known.lease)
+        # Nobody has a place only where it is the only one.
+        if state is None or len(state.members) != 1:
+            return
+        ((endpoint, known),) = state.members.items()
+        if known.lease is not None and known.is_vacancy:
+            self._remove(topic, state, endpoint)
+            self.holdings.end_if_empty(known.lease)

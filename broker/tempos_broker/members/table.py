@@ -109,12 +109,12 @@ class Table:
         chosen = self._same if self._sames else {}
 
         def sourced(member: Member) -> Member:
-            if member.is_nobody:
-                return member
             key = member.ip, member.source
             if key not in chosen:
-                chosen[key] = self._source_of(*key)
-            return member_of(member.ip, member.port, member.mac, chosen[key], member.weight)
+                chosen[key] = member.source if member.is_nobody else self._source_of(*key)
+            if (source := chosen[key]) == member.source:
+                return member
+            return member_of(member.ip, member.port, member.mac, source, member.weight)
 
         states = self._groups[topic]
         if len(states) == 1 and len((only := next(iter(states.values()))).members) == 1:

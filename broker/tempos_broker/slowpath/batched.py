@@ -398,6 +398,7 @@ def _only(member: Member, left_out: bool) -> tuple[CMembers, ...]:
     return (_compile([member], frozenset({(member.ip, member.source)} if left_out else ())),)
 
 
+@lru_cache(SHARED)
 def _number(address: str) -> int:
     # Network byte order in memory is what inet_aton and htons give, read in the host's order.
     return int.from_bytes(socket.inet_aton(address), sys.byteorder)
