@@ -7,11 +7,12 @@ import random
 from dataclasses import replace
 
 import pytest
-from support.fleet_world import TOPICS, holder, world
+from support.fleet_world import TOPICS, come_to, holder, world
 from support.waiting import LIMIT
 
 from tempos import Prefer, Route
 from tempos._awaitables import in_time
+from tempos.session.core import ControlSession
 from tempos_broker.account.accounts import Holder
 from tempos_broker.broker import Broker
 from tempos_broker.fleet import rows
@@ -25,6 +26,72 @@ async def test_three_hundred_members_at_once_are_members_everywhere() -> None:
         for number in range(0, 300, 2):
             fleet.leave(number % 3, number)
         await fleet.agree(300)
+
+
+async def test_who_waits_for_the_fleet_waits_until_all_have_it_in_force() -> None:
+    async with world(3) as fleet:
+        one = fleet.brokers[0].fleet
+        assert one is not None
+        fleet.ends[2].cut = True
+        fleet.join(0, 1, "plant/a")
+        noted = one.noted
+        # It is told of at once, and one of the two others has it.
+        await come_to(lambda: one.confirmed(holder(1))[1] == 2, lambda: one.confirmed(holder(1)))
+        waiting = asyncio.create_task(one.settle(noted, LIMIT))
+        await asyncio.sleep(0)
+        assert one.is_coming(holder(1))
+        fleet.join(0, 2, "plant/b")
+        await come_to(lambda: len(fleet.seen(1)) == 2, lambda: fleet.seen(1))
+        assert not waiting.done()
+        fleet.ends[2].cut = False
+        await waiting
+        assert one.confirmed(holder(1))[1:3] == (3, 3)
+        assert not one.is_coming(holder(1))
+        assert ("plant/a", "g1", holder(1)) in fleet.seen(2)
+
+
+async def test_a_member_hears_that_the_fleet_has_it_once_however_often_it_asks() -> None:
+    async with world(3) as fleet:
+        port, now = fleet.brokers[0]._port, asyncio.get_running_loop().time
+        session = ControlSession(client=9, broker="b1", port=5009)
+        session.hears, session._proof = [each.fleet.me.number for each in fleet.brokers if each.fleet], None
+        answers: list[bytes] = []
+
+        def ask(times: int = 1) -> None:
+            for datagram in session.datagrams_to_send(now()):
+                for _ in range(times):
+                    port._receive(datagram, "127.0.0.1", "127.0.78.1", lambda told, **_: answers.append(told))
+
+        async def told() -> tuple[int, ...]:
+            """What the next answer says of the fleet."""
+            await come_to(lambda: answers, lambda: port._control.served)
+            session.receive_datagram(answers.pop(0), now())
+            assert session._roll.fleet is not None
+            return session._roll.fleet[1:]
+
+        fleet.ends[2].cut = True
+        session.subscribe(["plant/a"], "g", now())
+        ask(times=2)
+        assert port._control.served["subscribe"] == 2
+        (has, of), looks = await told(), 0
+        while has < 2 or looks < 2:
+            # What is new is told at once, and then who has it in force as soon as the next one does.
+            looks, session._look_at = looks + 1, now()
+            ask()
+            has, of = await told()
+        assert (has, of, answers) == (2, 3, [])
+        session._look_at = now()
+        ask(times=2)
+        await asyncio.sleep(0)
+        assert not answers
+        fleet.ends[2].cut = False
+        has, of = await told()
+        assert not answers
+        while has < 3:
+            session._look_at = now()
+            ask()
+            has, of = await told()
+        assert ("plant/a", "g", Holder("127.0.0.1", 5009, 9)) in fleet.seen(2)
 
 
 async def test_more_members_of_one_broker_than_a_transaction_holds_come_and_go() -> None:

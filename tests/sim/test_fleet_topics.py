@@ -103,6 +103,13 @@ async def test_who_was_away_brings_nothing_back_and_what_the_store_forgot_is_tol
         await come_to(lambda: rows.TOPICS + "stays" in fleet.memory.entries, lambda: "")
         await come_to(lambda: not any(each.fleet and each.fleet.away for each in fleet.brokers), lambda: "")
         await agree(fleet, "stays")
+        # Whoever told of it a moment later has to hear that the other one has.
+        await come_to(
+            lambda: all(
+                each.fleet and rows.TOPICS + "stays" in each.fleet.view.written for each in fleet.brokers
+            ),
+            lambda: "",
+        )
         await two.remove_topic("stays")
         await agree(fleet)
 

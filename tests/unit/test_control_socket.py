@@ -16,7 +16,15 @@ from support.waiting import LIMIT
 from tempos import Unavailable
 from tempos.control import MAX_DATAGRAM
 from tempos.wire import AGAIN
-from tempos_broker.control.sockets import NOT_SENT, READ_BATCH, READ_TIME, ControlSocket, Receive, Reply
+from tempos_broker.control.sockets import (
+    BUFFER,
+    NOT_SENT,
+    READ_BATCH,
+    READ_TIME,
+    ControlSocket,
+    Receive,
+    Reply,
+)
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 
@@ -55,6 +63,19 @@ async def test_every_address_answers_for_itself(listen: str, asked: list[str]) -
                 sock.send(address.encode())
                 assert await asyncio.to_thread(sock.recv, 100) == f"{address}, {address}".encode()
     assert not unsent
+
+
+@needs_linux
+def test_what_two_thousand_members_ask_at_once_waits_until_it_is_heard() -> None:
+    # Of any size: the kernel counts the room that it takes for each, which is twice as much as the largest.
+    with closing(ControlSocket("127.0.0.1", 0, lambda *_: None, Counter())) as control:
+        if control._sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < BUFFER:
+            pytest.skip("the kernel gives this process less")
+        with client("127.0.0.1", control.name[1]) as sock:
+            for number in range(2000):
+                sock.send(number.to_bytes(2, "big") * (MAX_DATAGRAM // 2))
+        came = [int.from_bytes(control._sock.recv(MAX_DATAGRAM)[:2], "big") for _ in range(2000)]
+        assert came == list(range(2000))
 
 
 @pytest.mark.parametrize("dear", [False, True])

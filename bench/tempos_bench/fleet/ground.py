@@ -58,6 +58,9 @@ class Ground:
         self.node: Node = local()
         self.count = brokers
         self.data, self.control, *ports = _free_ports(2 + brokers + 2 * nodes)
+        # At another address than brokers have it no member may have their data port all the same.
+        self._kept = socket.socket(type=socket.SOCK_DGRAM)
+        self._kept.bind(("127.0.0.1", self.data))
         self._apis = ports[:brokers]
         self.addresses = [ADDRESS.format(number + 1) for number in range(brokers)]
         self._clients, self._peers = ports[brokers : brokers + nodes], ports[brokers + nodes :]
@@ -147,6 +150,7 @@ class Ground:
     def close(self) -> None:
         """End all."""
         self.node.close()
+        self._kept.close()
 
     def cpu(self) -> tuple[float, float]:
         """Seconds on a processor so far: of all brokers, of all nodes of etcd."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 from collections.abc import Sequence
 
 from tempos.session.core import ControlSession
@@ -15,9 +14,6 @@ from tempos.session.events import Listed, SessionEvent
 from tempos.session.link import ControlLink
 from tempos.session.proof import decode
 from tempos_bench.compiled import traffic
-
-#: Seconds between two questions how many brokers have it in force.
-LOOK_EVERY = 0.02
 
 
 class LightMember:
@@ -33,25 +29,34 @@ class LightMember:
         self._session.hears = list(hears)
         self._link: ControlLink | None = None
         self._confirmed = (0, 1)
+        self._told = asyncio.Event()
         #: When all brokers had it in force, seconds of the event loop's clock.
         self.in_force = 0.0
 
-    async def join(self, topic: str, group: str, every: float = LOOK_EVERY) -> float:
-        """Be a member everywhere; the seconds from asking on. ``every``: seconds between two questions."""
-        loop = asyncio.get_running_loop()
-        self._link = link = await ControlLink.open(self._host, self._control, self._session, self._heard)
-        loop.add_reader(self._sock, self._receive)
+    async def open(self) -> None:
+        """Have a way to the broker; nothing is asked yet."""
+        self._link = await ControlLink.open(self._host, self._control, self._session, self._heard)
+        asyncio.get_running_loop().add_reader(self._sock, self._receive)
+
+    async def join(self, topic: str, group: str) -> float:
+        """Be a member everywhere; the seconds from asking on."""
+        if self._link is None:
+            await self.open()
+        loop, link = asyncio.get_running_loop(), self._link
+        assert link is not None, "open"
         began = loop.time()
         await link.subscribe([topic], group)
         while self._confirmed[0] < self._confirmed[1]:
+            self._told.clear()
             link.look()
-            await asyncio.sleep(every * random.uniform(0.5, 1))
+            await self._told.wait()
         self.in_force = loop.time()
         return self.in_force - began
 
     def _heard(self, event: SessionEvent) -> None:
         if isinstance(event, Listed) and event.fleet is not None:
             self._confirmed = event.fleet[1:]
+            self._told.set()
 
     def _receive(self) -> None:
         told = decode(self._sock.recv(2048))

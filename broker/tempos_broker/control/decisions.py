@@ -17,13 +17,14 @@ from tempos_broker.membership import Refused
 class Way:
     """How an answer goes back: to which request, of whom, in how many bytes before it is signed.
 
-    ``asked``: the address of ours that the request was sent to; None: that is not known.
+    ``asked``: the address of ours that the request was sent to; None: that is not known. ``op``: what for.
     """
 
     admitted: Admitted
     request_id: int
     room: int
     asked: str | None = None
+    op: str = ""
 
     @property
     def caller(self) -> Caller:
@@ -64,13 +65,15 @@ class Renewed:
     """An answer to a member that goes on: what is in force when it is rendered, of topics that it is in.
 
     ``since``: it is told what is new from this version on; None: of the topics that it ``asked`` about.
-    ``out``: those of which it is no member any more, and why, where that is remembered.
+    ``out``: those of which it is no member any more, and why, where that is remembered. ``awaits``: it
+    asks for nothing but what is new, and there is nothing.
     """
 
     holder: Holder
     asked: tuple[Asked, ...]
     since: tuple[int, ...] | None = None
     out: tuple[tuple[int, str], ...] = ()
+    awaits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

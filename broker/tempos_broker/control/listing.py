@@ -117,6 +117,13 @@ class Listing:
             told["redelivered"] = redelivered
         return told
 
+    def has_news(self, holder: Holder, since: Sequence[int]) -> bool:
+        """Whether there is more to be told than of the fleet to who knows all up to a version."""
+        lease = self._registry.lease_of(holder)
+        if lease is None or not since or since[0] != self._life:
+            return True
+        return next(lease.since(since[1]), None) is not None
+
     def _why(self, lease: Lease, name: str, why: str) -> tuple[str, ...]:
         """Why a lease is out of a topic; for how long, where it is kept out."""
         wanted = lease.wants(name)

@@ -9,11 +9,22 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from tempos._remarks import Sparingly
 from tempos.wire import AGAIN
-from tempos_broker.control.decisions import Copies, Decision, Done, Drained, Joined, Listed, Proving, Renewed
+from tempos_broker.control.decisions import (
+    Copies,
+    Decision,
+    Done,
+    Drained,
+    Joined,
+    Listed,
+    Proving,
+    Renewed,
+    Way,
+)
 from tempos_broker.control.server import ControlServer
 from tempos_broker.control.sockets import ControlSocket, Reply
 from tempos_broker.expiry import Expiry
@@ -25,6 +36,8 @@ from tempos_broker.tasks import Tasks
 
 #: Seconds after which whoever subscribes is answered, whatever is in force by then: before it asks again.
 ANSWER_BY = 0.1
+#: The same of whoever awaits nothing but the other brokers of the fleet; if it asks again, that costs little.
+LOOK_BY = 0.3
 #: Seconds after which others are, whichever broker of the fleet has not heard of it by then.
 SETTLED_BY = 1.0
 #: Answers to those that are members, or were a moment ago.
@@ -62,6 +75,8 @@ class ControlPort:
         self._sockets: list[ControlSocket] = []
         #: Requests that are being carried out, by who sent them.
         self._under_way: set[tuple[str, int]] = set()
+        #: The datagrams of those that nobody signed, each as it came from where to where.
+        self._same: dict[tuple[str, str | None, bytes], Way] = {}
 
     def open(self, listen: Sequence[str], port: int) -> None:
         """Have the sockets, in which requests wait; raises :class:`Unavailable`."""
@@ -86,6 +101,10 @@ class ControlPort:
         if self._resends is not None and datagram.startswith(AGAIN):
             self._resends.again(datagram, ip)
             return
+        if (way := self._same.get((ip, asked, datagram))) is not None:
+            # It counts, and changes nothing.
+            self._control.served[way.op] += 1
+            return
         decision = self._control.receive_datagram(datagram, ip, time.monotonic(), asked)
         if decision is None:
             return
@@ -102,7 +121,9 @@ class ControlPort:
                 self._control.pass_over(decision)
                 return
             self._under_way.add(request)
-            self._tasks.spawn(self._carry_out(decision, reply), "apply a control request")
+            self._begin(partial(self._carry_out, decision, reply), decision.way, datagram)
+        elif self._is_awaited(decision):
+            self._begin(partial(self._answer_when_come, decision, reply), decision.way, datagram)
         else:
             self._answer(decision, reply)
 
@@ -125,6 +146,37 @@ class ControlPort:
                 self._control.replies[COPY_UNSENT] += 1
                 return
 
+    def _is_awaited(self, decision: Decision) -> bool:
+        """Whether all there is to tell is that other brokers have who asks in force, which do not yet."""
+        answer = decision.answer
+        return (
+            self._fleet is not None
+            and isinstance(answer, Renewed)
+            and answer.awaits
+            and self._fleet.is_coming(answer.holder)
+        )
+
+    def _begin(self, work: Callable[[], Awaitable[None]], way: Way, datagram: bytes) -> None:
+        """Carry out what takes time; whoever repeats the datagram meanwhile is answered then, once."""
+        same = (way.caller.ip, way.asked, datagram)
+        if way.admitted.key is None:
+            self._same[same] = way
+
+        async def carry_out() -> None:
+            try:
+                await work()
+            finally:
+                self._same.pop(same, None)
+
+        self._tasks.spawn(carry_out(), "apply a control request")
+
+    async def _answer_when_come(self, decision: Decision, reply: Reply) -> None:
+        """So who waits hears of it at once, and asks few times however long it takes."""
+        assert self._fleet is not None, "it is awaited"
+        assert isinstance(decision.answer, Renewed), "it is awaited"
+        await self._fleet.come(decision.answer.holder, LOOK_BY)
+        self._answer(decision, reply)
+
     async def _carry_out(self, decision: Decision, reply: Reply) -> None:
         work = asyncio.ensure_future(self._put_in_force(decision))
         try:
@@ -138,6 +190,7 @@ class ControlPort:
             work.cancel()
 
     async def _put_in_force(self, decision: Decision) -> None:
+        noted = 0 if self._fleet is None else self._fleet.noted
         await self._routes.keep_wants()
         await self._routes.swap_all(decision.changed)
         for changed in self._control.joins(decision):
@@ -147,7 +200,8 @@ class ControlPort:
         self._expiry.schedule()
         if self._fleet is not None:
             # A member that drains asks again soon, and drains everywhere.
-            await self._fleet.settle(ANSWER_BY if isinstance(decision.answer, Drained) else SETTLED_BY)
+            by = ANSWER_BY if isinstance(decision.answer, Drained) else SETTLED_BY
+            await self._fleet.settle(noted, by)
 
     def _answer(self, decision: Decision, reply: Reply) -> None:
         if (answer := self._control.render(decision)) is not None:

@@ -194,7 +194,7 @@ class ControlServer:
                 return None
             way = Way(admitted, error.request_id, room)
             return Decision(way, Refusal(error.code, str(error), error.hint))
-        way = Way(admitted, request.id, room, asked)
+        way = Way(admitted, request.id, room, asked, request.op)
         if self.stopping and request.op in _CHANGES:
             self.refused[Code.STOPPING] += 1
             return Decision(way, Refusal(Code.STOPPING, "the broker is stopping", "ask again"))
@@ -481,8 +481,9 @@ class ControlServer:
             if lease is not None and since and since[0] == self._life:
                 lease.heard(since[1])
             tried = self._registry.try_again(holder, now)
-            mine_of_asked = tuple(each for each in asked or () if each.topic in mine)
-            return Decision(way, Renewed(holder, mine_of_asked, tuple(since)), unheard.union(tried))
+            awaits = not (tells or tried or self._listing.has_news(holder, since))
+            known = tuple(each for each in asked or () if each.topic in mine)
+            return Decision(way, Renewed(holder, known, tuple(since), (), awaits), unheard.union(tried))
         if asked is None:
             if not mine and holder not in self._registry.leaving():
                 raise self._no_member(holder)
@@ -548,8 +549,7 @@ class ControlServer:
     def _drain(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
         holder = holder_of(request, way)
-        patience = request.fields["patience_ms"]
-        patience = PATIENCE if patience is None else patience
+        patience = PATIENCE if (told := request.fields["patience_ms"]) is None else told
         leaving = self._registry.drain((holder.ip, holder.port), request.client, now, patience / 1000)
         answer = Drained(holder, request.fields, late=now >= leaving.deadline)
         return Decision(way, answer, leaving.topics)

@@ -28,13 +28,14 @@ from tempos._remarks import Sparingly
 from tempos.control import MAX_DATAGRAM
 from tempos.wire import AGAIN
 from tempos_broker import addresses
-from tempos_broker.slowpath.sockets import send_buffer, waiting
+from tempos_broker.slowpath.sockets import grow_receive_buffer, send_buffer, waiting
 from tempos_daemon.early import may_come_later
 
 log = logging.getLogger("tempos.broker.control")
 
-#: Bytes asked of the kernel for datagrams that wait: what a thousand members send at once.
-BUFFER = 1 << 20
+#: Bytes asked of the kernel for datagrams that wait: what a thousand members send at once, and again before
+#: the first of it was read. The kernel gives twice as many, and takes two thousand and more for a datagram.
+BUFFER = 4 << 20
 #: Datagrams read at one wake-up, and seconds after which none is begun any more: the dearest request that
 #: fits a datagram takes most of a millisecond.
 READ_BATCH, READ_TIME = 16, 0.0005
@@ -105,7 +106,7 @@ class ControlSocket:
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             self._sock.setblocking(False)
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+            grow_receive_buffer(self._sock, BUFFER)
             self._asks = self._address is None and addresses.TELLS
             if self._asks:
                 addresses.ask_destinations(self._sock)

@@ -25,8 +25,10 @@ from tempos_broker.account.accounts import Holder
 from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.config.model import FleetConfig
 from tempos_broker.fleet import homes, rows, silent
+from tempos_broker.fleet.described import brokers_in
 from tempos_broker.fleet.drains import Drains
-from tempos_broker.fleet.registry import Away, Compacted, LeaseGone, Registry, Write
+from tempos_broker.fleet.reached import Reached
+from tempos_broker.fleet.registry import Away, Compacted, LeaseGone, Registry, Write, Written
 from tempos_broker.fleet.rows import BrokerRow, MemberRow
 from tempos_broker.fleet.view import View
 from tempos_broker.members.known import Lease
@@ -41,6 +43,10 @@ AGAIN = (0.1, 0.5)
 REFUSED_AGAIN = 0.05
 #: Parts of the lease after which it is renewed.
 RENEWED_AFTER = 1 / 4
+#: Of a crowd that comes all together each transaction, and each route that follows from it, is to be of many,
+#: for what these cost goes by how many are in already. Members told of at once that are many; seconds until
+#: the next are told of, at least: as long as the former took, but no longer than so many seconds more.
+MANY, GATHERED, LONGEST = 4, 0.05, 0.2
 #: Seconds between two looks at whom we serve.
 LOOK_EVERY = 1.0
 #: Brokers above which each says less often how far it is, and seconds for each of them between two times.
@@ -100,6 +106,8 @@ class Fleet:
         #: The revision of what we wrote last.
         self._written = 0
         self._changed: set[Holder] = set()
+        #: Whether another broker may wait for what was heard of to be in force here, and be told.
+        self._awaits_us = True
         #: From which revision on members know of this life of ours; who has to be heard first, until when.
         self._began = 0
         self._awaited: set[Holder] = set()
@@ -114,7 +122,9 @@ class Fleet:
         #: Somebody waits for what there is to tell.
         self._hurry = asyncio.Event()
         self._heard = asyncio.Event()
-        self._moved: list[asyncio.Future[None]] = []
+        #: How much there was to tell so far, how much was told; who waits for that, and for revisions.
+        self._noted = self._told_upto = 0
+        self._telling_reached, self._everywhere_reached = Reached(), Reached()
         self._living: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
@@ -217,7 +227,8 @@ class Fleet:
         if self.away is None or self.away == "not asked yet":
             self.since = time.monotonic()
         self.away = why
-        self._wake()
+        self._telling_reached.let_go()
+        self._everywhere_reached.let_go()
 
     def _found(self) -> None:
         if self.away is not None:
@@ -244,6 +255,7 @@ class Fleet:
     async def _watch(self) -> None:
         async for changes in self._store.watch(self.view.revision):
             before = set(self.view.brokers)
+            self._awaits_us |= any(self.view.is_of_another(each, self.me.name) for each in changes)
             changed = self.view.take(changes)
             for holder in changed:
                 self._doubtful.pop(holder, None)
@@ -267,10 +279,13 @@ class Fleet:
             self._changes.tell(Kind.FLEET, text, level=logging.WARNING)
 
     async def _adopt(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             await self._heard.wait()
             self._heard.clear()
+            news, began = len(self._changed), loop.time()
             await self._put_in_force()
+            await asyncio.sleep(max(0.0, _rested(began, loop.time(), news, least=0.0) - loop.time()))
 
     async def _put_in_force(self, *, anew: bool = False) -> None:
         """Have in force here what the others have told by now."""
@@ -278,7 +293,8 @@ class Fleet:
         for holder in [holder for holder, until in self._doubtful.items() if until <= now]:
             del self._doubtful[holder]
             self._changed.add(holder)
-        upto = self.view.revision
+        upto, awaits_us = self.view.revision, self._awaits_us or anew
+        self._awaits_us = False
         for share in self.shares.values():
             await share.catch_up(anew=anew)
         # Where this is broken off, for the store is away, what was not looked at yet is news still.
@@ -291,7 +307,9 @@ class Fleet:
         self._coming = {topic for topic in self._coming if self._routes.is_due(topic)}
         await self._routes.swap_all(self._coming)
         self.in_force = max(upto, 0)
-        self._work.set()
+        if awaits_us:
+            # Else it is told with what there is to tell next, or within a second.
+            self._work.set()
 
     def _take(self, holder: Holder) -> set[int]:
         """Go by what is told of one member; the topics that this changes."""
@@ -349,12 +367,17 @@ class Fleet:
 
     def _note(self, holder: Holder) -> None:
         self._untold[holder] = None
+        self._noted += 1
         self._hurry.set()
         self._work.set()
 
     async def _tell(self) -> None:
+        loop, free_at = asyncio.get_running_loop(), 0.0
         while True:
             await self._work.wait()
+            if (pause := free_at - loop.time()) > 0:
+                await asyncio.sleep(pause)
+            began = loop.time()
             if not self._untold and len(self.view.brokers) > CROWD:
                 # Each tells all how far it is: many do so less often, and of more at once.
                 pause = PER_BROKER * len(self.view.brokers) * random.uniform(0.5, 1.5)
@@ -363,6 +386,7 @@ class Fleet:
             self._hurry.clear()
             self._work.clear()
             writes: dict[Holder, Write] = {}
+            noted = self._noted
             self._telling, self._untold = self._untold, {}
             for holder in self._telling:
                 write = self._write_of(holder)
@@ -375,22 +399,31 @@ class Fleet:
                 raise
             finally:
                 self._telling = {}
-                self._wake()
+            free_at = _rested(began, loop.time(), len(writes))
+            self._told_upto = noted
+            self._telling_reached.tell(noted)
+            self._wake()
 
     async def _tell_all(self, writes: dict[Holder, Write]) -> None:
-        progress = self._progress()
-        if writes:
-            written = await self._store.write(list(writes.values()), self._lease)
-            refused = {each.key for each in written.refused}
-            self._written = max(self._written, written.revision)
-            for holder, write in writes.items():
-                if write.key in refused:
-                    asyncio.get_running_loop().call_later(REFUSED_AGAIN, self._note, holder)
-                elif self.view.wrote(write, written.at[write.key]) and write.value is None:
-                    self.view.members.pop(holder, None)
+        """Members, and how far we are, in one transaction as far as one holds them."""
+        progress, all_ = self._progress(), list(writes.values())
         if progress != self._told:
-            await self._store.write([Write(rows.IN_FORCE + self.me.name, progress.value())], self._lease)
-            self._told = progress
+            all_.append(Write(rows.IN_FORCE + self.me.name, progress.value()))
+        if not all_:
+            return
+        written = await self._store.write(all_, self._lease)
+        self._told = progress
+        if writes:
+            self._take_written(writes, written)
+
+    def _take_written(self, writes: dict[Holder, Write], written: Written) -> None:
+        refused = {each.key for each in written.refused}
+        self._written = max(self._written, written.revision)
+        for holder, write in writes.items():
+            if write.key in refused:
+                asyncio.get_running_loop().call_later(REFUSED_AGAIN, self._note, holder)
+            elif self.view.wrote(write, written.at[write.key]) and write.value is None:
+                self.view.members.pop(holder, None)
 
     def _progress(self) -> rows.Progress:
         topics, clients = (len(self._lacking(kind)) for kind in (rows.TOPICS, rows.CLIENTS))
@@ -446,13 +479,15 @@ class Fleet:
         is_whole = self.in_force > 0 and not self._awaited and not self._coming
         return is_whole and not self.drains.is_leaving
 
-    async def settle(self, limit: float) -> None:
-        """Wait until every broker has in force what was changed here just now, at most so many seconds."""
-        if self.away is None and (self._untold or self._telling):
-            try:
-                await in_time(self._settled(), limit)
-            except asyncio.TimeoutError:
-                return
+    @property
+    def noted(self) -> int:
+        """How much there was to tell so far, for :meth:`settle`."""
+        return self._noted
+
+    async def settle(self, noted: int, limit: float) -> None:
+        """Wait until every broker has in force what had been ``noted`` here, at most so many seconds."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await in_time(self._settled(noted), limit)
 
     async def wait_for(self, revision: int, limit: float) -> None:
         """Wait until every broker has this revision in force, at most so many seconds."""
@@ -470,25 +505,34 @@ class Fleet:
             made.changed |= made.rows.keys()
         self.look_soon()
 
-    async def _settled(self) -> None:
-        while self._untold or self._telling:
-            await self._next()
+    async def _settled(self, noted: int) -> None:
+        while self.away is None and self._told_upto < noted:
+            await self._telling_reached.until(noted)
         await self._everywhere(self._written)
 
     async def _everywhere(self, revision: int) -> None:
-        while self.away is None and self.view.confirmed(revision, self.me.name) < len(self.view.brokers) - 1:
-            await self._next()
-
-    async def _next(self) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._moved.append(future)
-        await future
+        while self.away is None and self.view.least_in_force(self.me.name) < revision:
+            await self._everywhere_reached.until(revision)
 
     def _wake(self) -> None:
-        moved, self._moved = self._moved, []
-        for future in moved:
-            if not future.done():
-                future.set_result(None)
+        self._everywhere_reached.tell(self.view.least_in_force(self.me.name))
+
+    def is_coming(self, holder: Holder) -> bool:
+        """Whether a member of ours is about to be in force at other brokers, as far as the store goes."""
+        lease = self._members.lease_of(holder)
+        if self.away is not None or lease is None or lease.home or lease.hears is None:
+            return False
+        _, confirmed, brokers, *_ = self.confirmed(holder)
+        return confirmed < brokers
+
+    async def come(self, holder: Holder, limit: float) -> None:
+        """Wait until it is, at most so many seconds."""
+        under_way = holder in self._untold or holder in self._telling
+        written = self.view.written.get(rows.key_of(holder), 0)
+        if under_way:
+            await self.settle(self._noted, limit)
+        elif written:
+            await self.wait_for(written, limit)
 
     def confirmed(self, holder: Holder) -> tuple[int, ...]:
         """The state of the fleet, how many brokers have a member in force, and how many there are.
@@ -503,9 +547,6 @@ class Fleet:
 
     def document(self) -> dict[str, Any]:
         """Who is in the fleet, and how far each has come."""
-        homes_of: dict[str, int] = {}
-        for row in self.view.members.values():
-            homes_of[row.home] = homes_of.get(row.home, 0) + 1
         return {
             "name": self.name,
             "broker": self.me.name,
@@ -520,34 +561,8 @@ class Fleet:
             "shares_keys": rows.CLIENTS in self.shares,
             "lacks_topics": _told(self._lacking(rows.TOPICS)),
             "lacks_clients": _told(self._lacking(rows.CLIENTS)),
-            "brokers": [
-                {
-                    "name": row.name,
-                    "address": row.address,
-                    "data_port": row.data_port,
-                    "control_port": row.control_port,
-                    "api": row.api,
-                    "zone": row.zone,
-                    "in_force": self.view.in_force(row.name),
-                    "members": homes_of.get(row.name, 0),
-                    **self._served(row.name),
-                }
-                for row in sorted(self.view.brokers.values(), key=lambda row: row.name)
-            ],
+            "brokers": brokers_in(self.view),
         }
-
-    def _served(self, name: str) -> dict[str, Any]:
-        """Of the members of others: how many a broker serves, and lacks; and how far it is with leaving."""
-        progress, drained = self.view.progress.get(name), self.view.drains.get(name)
-        return {
-            "serves": 0 if progress is None else progress.serves,
-            "lacks": 0 if progress is None else progress.lacks,
-            "lacks_topics": 0 if progress is None else progress.topics,
-            "lacks_clients": 0 if progress is None else progress.clients,
-            "leaving": None if drained is None else {
-                "members": drained.home, "quiet": drained.quiet, "done": drained.done
-            },
-        }  # fmt: skip
 
     def members(self) -> list[dict[str, Any]]:
         """The fleet's members: where each is at home, what it wants, and whether it is served here."""
@@ -565,6 +580,13 @@ class Fleet:
 
 def _told(lacking: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"name": name, "reason": why} for name, why in sorted(lacking.items())]
+
+
+def _rested(began: float, ended: float, members: int, least: float = GATHERED) -> float:
+    """When the next members are told of or adopted, after so many; one who comes alone waits for nobody."""
+    if members < MANY:
+        return 0.0
+    return max(began + least, ended + min(ended - began, LONGEST))
 
 
 async def _first_to_fail(*work: Coroutine[Any, Any, None]) -> None:

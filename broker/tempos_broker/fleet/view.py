@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from tempos_broker.account.accounts import Holder
@@ -98,6 +99,16 @@ class View:
             self.revision = max(self.revision, revision)
         return changed
 
+    def is_of_another(self, change: Change, me: str) -> bool:
+        """Whether another broker than ``me`` wrote this, and may wait until it is in force everywhere."""
+        if change.key.startswith(rows.MEMBERS):
+            if change.value is None:
+                # What was taken away here is known no more.
+                return change.key in self.written
+            row = rows.member_in(change.key, change.value)
+            return row is None or row.home != me
+        return not change.key.startswith((rows.IN_FORCE, rows.DRAINS))
+
     def wrote(self, write: Write, at: int) -> bool:
         """Something was written here, and holds from the revision ``at`` on.
 
@@ -151,6 +162,10 @@ class View:
     def confirmed(self, revision: int, but: str) -> int:
         """How many brokers, ``but`` one, say that they have a revision in force."""
         return sum(self.in_force(name) >= revision for name in self.brokers if name != but)
+
+    def least_in_force(self, but: str) -> float:
+        """The revision that all brokers, ``but`` one, say they have in force; infinite: there are none."""
+        return min((self.in_force(name) for name in self.brokers if name != but), default=math.inf)
 
     def in_force(self, name: str) -> int:
         """The revision that a broker has in force; 0: none that is known."""

@@ -81,7 +81,7 @@ class DataSocket:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         try:
             sock.setblocking(False)
-            _grow_receive_buffer(sock, receive_buffer)
+            grow_receive_buffer(sock, receive_buffer)
             if sys.platform == "linux":
                 # Never fragment: an event too large for the way is an error that is counted.
                 sock.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DO)
@@ -267,7 +267,8 @@ def send_buffer(sock: socket.socket, size: int) -> None:
     _set_buffer(sock, (_SO_SNDBUFFORCE, socket.SO_SNDBUF), size // _DOUBLES)
 
 
-def _grow_receive_buffer(sock: socket.socket, size: int) -> None:
+def grow_receive_buffer(sock: socket.socket, size: int) -> None:
+    """Let so many bytes wait to be read, or as many as the kernel allows; it counts twice as many."""
     _set_buffer(sock, (_SO_RCVBUFFORCE, socket.SO_RCVBUF), size)
 
 

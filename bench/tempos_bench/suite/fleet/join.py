@@ -22,8 +22,8 @@ _TOPIC = Topic(id=1, name="news")
 _LEASE = 10.0
 #: Seconds between two joins: epochs of one topic follow each other no faster than members tell them apart.
 _APART = 0.2
-#: That the many are in; seconds between two questions of each: as many as a broker may well answer.
-_GROUPS, _EVERY = 8, 0.25
+#: That the many are in.
+_GROUPS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,11 @@ async def _measure(p: Parameters, made: Ground, progress: Run) -> list[Figure]:
         await member.leave()
     progress(f"{p.members} members at once")
     crowd = [LightMember(home, made.control, hears) for _ in range(p.members)]
+    for each in crowd:
+        await each.open()
     brokers, etcd = made.cpu()
     began = asyncio.get_running_loop().time()
-    await asyncio.gather(
-        *(each.join(_TOPIC.name, f"g{at % _GROUPS}", _EVERY) for at, each in enumerate(crowd))
-    )
+    await asyncio.gather(*(each.join(_TOPIC.name, f"g{at % _GROUPS}") for at, each in enumerate(crowd)))
     took = max(each.in_force for each in crowd) - began
     brokers_after, etcd_after = made.cpu()
     there = [sum(len(group["members"]) for group in made.get(at, f"/v1/topics/{_TOPIC.name}")["groups"])
