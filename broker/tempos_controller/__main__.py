@@ -47,7 +47,7 @@ from tempos_daemon.last_resort import LastResort
 from tempos_daemon.notify import STOPPING, notify, ready, say
 from tempos_daemon.rereading import Rereading
 from tempos_daemon.signals import STOP_WITHIN, Signals
-from tempos_daemon.token import read_token
+from tempos_daemon.token import read_token, tell_all_open
 
 log = logging.getLogger("tempos.controller")
 
@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         file = Path(options.file).absolute()
         loaded = load(file)
+        tell_all_open(file, log)
         return _run_loop(file, loaded, options.state, signals)
     except ConfigError as error:
         print(error, file=sys.stderr)

@@ -38,6 +38,8 @@ from tempos.errors import LocalError, WireError
 TAG_BYTES = 16
 NONCE_BYTES = 8
 MIN_KEY_BYTES, MAX_KEY_BYTES = 16, 64
+#: Modes of files that others can change, and that others can read.
+_CHANGE, _READ = stat.S_IWGRP | stat.S_IWOTH, stat.S_IROTH
 #: What the two ends may differ in time by default, seconds either way.
 WINDOW = 30.0
 #: Of key ids: what needs no quoting anywhere.
@@ -215,13 +217,34 @@ def read_secret_file(path: str | Path, most: int = 1 << 20) -> str:
             text = file.read(most + 1)
     except OSError as error:
         raise LocalError(f"the key file {path} cannot be read: {error.strerror or error}") from error
-    if stat.S_ISREG(mode) and mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
+    if stat.S_ISREG(mode) and mode & (_READ | _CHANGE):
         raise LocalError(
             f"the key file {path} is open to others (mode {stat.S_IMODE(mode):04o}): chmod 600 {path}"
         )
     if len(text) > most:
         raise LocalError(f"the key file {path} has more than {most} bytes")
     return text.decode("utf-8", errors="replace")
+
+
+def open_to_others(path: str | Path, *, secret: bool = True) -> str:
+    """How a file is open to others than its owner and, for reading, group, and what to do; "": it is not.
+
+    To be read it may be open unless it has a ``secret``.
+    """
+    try:
+        status = Path(path).stat()
+    except (OSError, ValueError):
+        # Who reads it says so.
+        return ""
+    mode = status.st_mode
+    verbs = [verb for verb, bits in (("read", _READ if secret else 0), ("change", _CHANGE)) if mode & bits]
+    if not (verbs and stat.S_ISREG(mode) and status.st_nlink):
+        # One without a name nobody can open.
+        return ""
+    return (
+        f"is open to others, who can {' and '.join(verbs)} it (mode {stat.S_IMODE(mode):04o}): "
+        f"chmod {'600' if secret else '644'} {path}"
+    )
 
 
 def _seal(key: Key, label: bytes, row: list[Any]) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
+import re
 import socket
 import time
 from collections import Counter
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 #: The longest body of a request, bytes, where an application does not say otherwise.
 MAX_BODY = 1 << 16
+#: A Host header: an IPv6 address in brackets, or a name or IPv4 address; and a port.
+_HOST = re.compile(r"(?:\[(?P<literal>[^\[\]]+)\]|(?P<name>[^:@\[\]]+))(?::[0-9]*)?")
 
 
 def is_ours(host: bytes) -> bool:
@@ -36,15 +39,25 @@ def is_ours(host: bytes) -> bool:
 
     An address cannot be rebound. Without the header it is no browser that asks.
     """
-    name = host.decode("latin-1").strip().lower()
-    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
-    name = name.rstrip(".")
-    if not name or name == "localhost" or name.endswith(".localhost"):
+    told = host.decode("latin-1").strip().lower()
+    if not told:
         return True
+    if (split := _HOST.fullmatch(told)) is None:
+        return False
+    if (literal := split["literal"]) is not None:
+        return _is_address(literal)
+    name = split["name"].rstrip(".")
+    if name == "localhost" or name.endswith(".localhost") or _is_address(name):
+        return True
+    ours = socket.gethostname().lower()
+    return bool(name) and name in (ours, ours.partition(".")[0])
+
+
+def _is_address(text: str) -> bool:
     try:
-        ipaddress.ip_address(name)
+        ipaddress.ip_address(text)
     except ValueError:
-        return name in (socket.gethostname().lower(), socket.gethostname().partition(".")[0].lower())
+        return False
     return True
 
 

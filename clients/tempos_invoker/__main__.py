@@ -26,7 +26,7 @@ from tempos_daemon.last_resort import LastResort
 from tempos_daemon.notify import STOPPING, notify, ready, say
 from tempos_daemon.rereading import Rereading
 from tempos_daemon.signals import Signals
-from tempos_daemon.token import read_token
+from tempos_daemon.token import read_token, tell_all_open
 from tempos_invoker.api import application
 from tempos_invoker.deploy import layout
 from tempos_invoker.deploy.model import Deployment, Settings
@@ -51,6 +51,8 @@ def run(options: argparse.Namespace) -> int:
         if options.check:
             print(f"{file}: ok, {len(deployment.functions)} functions, {len(deployment.steps)} steps")
             return EXIT_OK
+        if file is not None:
+            tell_all_open(file, log)
         return _run_loop(settings, deployment, signals, file)
     except ConfigError as error:
         print(error, file=sys.stderr)

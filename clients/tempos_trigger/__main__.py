@@ -23,6 +23,7 @@ from tempos_daemon.last_resort import LastResort
 from tempos_daemon.notify import STOPPING, notify, ready, say
 from tempos_daemon.rereading import Rereading
 from tempos_daemon.signals import Signals
+from tempos_daemon.token import tell_all_open
 from tempos_trigger import api, settings
 from tempos_trigger.model import Deployment
 from tempos_trigger.settings import Settings
@@ -49,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
             print(f"{options.config}: ok, {count} endpoint{'' if count == 1 else 's'}")
             return EXIT_OK
         logs.configure(options.log_level or told.log, options.log_format)
+        if options.config is not None:
+            tell_all_open(Path(options.config), log)
         return _run_loop(told, options.config, signals)
     except ConfigError as error:
         print(error, file=sys.stderr)

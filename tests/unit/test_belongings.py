@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import logging
 import os
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tempos import Topic, Unavailable, _places
+from tempos import RemoteError, Topic, Unavailable, _places
+from tempos.cli.api import Api, add_api
 from tempos_broker import belongings, exposure
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, TopicConfig
 from tempos_broker.privileges import User
+from tempos_daemon.token import read_token, tell_all_open
 
 needs_root = pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give anything away"
@@ -115,3 +118,53 @@ def test_it_is_said_where_secrets_lie_open_or_others_can_change_the_configuratio
     texts = [record.getMessage() for record in caplog.records]
     assert len(texts) == bool(said)
     assert all(said in text and str(file) in text for text in texts)
+
+
+def test_the_same_is_said_of_every_daemon_s_files_and_each_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.WARNING)
+
+    def make(name: str, text: str, mode: int) -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        path.chmod(mode)
+        return path
+
+    def said() -> list[str]:
+        texts = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return texts
+
+    log = logging.getLogger("test")
+    token = make("token", "t" * 32, 0o644)
+    for _ in range(2):
+        assert read_token(str(token), "trigger.api_token_file") == "t" * 32
+    (text,) = said()
+    assert text.startswith(f"trigger.api_token_file {token} is open to others, who can read it (mode 0644)")
+    token.chmod(0o600)
+    read_token(str(token), "trigger.api_token_file")
+    token.chmod(0o666)
+    read_token(str(token), "trigger.api_token_file")
+    assert [text for text in said() if "read and change" in text], "it was right in between"
+    private = make("private.pem", "", 0o604)
+    secrets = f"[[endpoint]]\npassword = 'p'\n[endpoint.tls]\nkey = '{private}'\n"
+    tell_all_open(make("with.toml", secrets, 0o644), log)
+    assert [text.partition(" is open")[0] for text in said()] == [
+        f"the file that a key is in, {private}",
+        f"the configuration, with secrets in it, {tmp_path / 'with.toml'}",
+    ]
+    tell_all_open(make("hexadecimal.toml", "[[client]]\nkey = '" + "0a" * 16 + "'", 0o604), log)
+    assert len(said()) == 1
+    tell_all_open(make("without.toml", "[trigger]\napi = '127.0.0.1:1'", 0o644), log)
+    tell_all_open(tmp_path / "absent.toml", log)
+    assert not said()
+    with pytest.raises(RemoteError):
+        Api.of(parsed("--api", "127.0.0.1:1", "--token-file", str(token)), 0.1).get("/v1/ready")
+    assert f"the token file {token} is open to others" in capsys.readouterr().err
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_api(parser)
+    return parser.parse_args(words)

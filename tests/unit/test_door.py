@@ -55,7 +55,9 @@ def test_who_asks_by_address_or_by_our_own_name_is_heard(host: str) -> None:
 @pytest.mark.parametrize(
     "host",
     ["evil.example", "127.0.0.1.evil.example:9996", "localhost.evil.example", "evil.example.",
-     "[evil.example]", "xlocalhost", "127.0.0.1@evil.example", "\xff\n"],
+     "[evil.example]", "xlocalhost", "127.0.0.1@evil.example", "\xff\n",
+     "[::1].evil.example", "[::1]evil", "localhost:80@evil.example", ":9996", "::1",
+     "127.0.0.1, evil.example"],
 )  # fmt: skip
 def test_who_asks_by_a_foreign_name_is_misdirected(host: str) -> None:
     assert status({"host": host}) == (421, Counter({"other host": 1}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from support.minibroker import MiniBrokerThread
 
 from tempos import LocalError, Topic, blocking
 from tempos.admin import Admin
-from tempos.cli import main
+from tempos.cli import main, trace
+from tempos.cli.api import Api
 from tempos.session.place import Place, api_at, broker_at, ports_at, usual_api
 from tempos_fastpath import command
 from tempos_fastpath.survival import orphans
@@ -74,6 +76,16 @@ def test_the_api_is_on_the_host_of_the_broker(
     for words in (["status"], ["ledger"], ["ctl", "topics"]):
         main(words)
         assert "127.0.0.9" in capsys.readouterr().err, words
+    with monkeypatch.context() as patch:
+
+        def asked(options: argparse.Namespace) -> None:
+            raise LocalError(Api.of(options).url)
+
+        # A command that asks a broker by another way as well asks the API of that one.
+        patch.setattr(trace, "run", asked)
+        for told, host in ([], "127.0.0.9"), (["-b", "127.0.0.6:5"], "127.0.0.6"):
+            assert main(["trace", *told, "heat"]) == 1
+            assert f"http://{host}:9996" in capsys.readouterr().err
     monkeypatch.setenv("TEMPOS_API", "127.0.0.8:1")
     assert main(["status"]) == 1
     assert "http://127.0.0.8:1" in capsys.readouterr().err

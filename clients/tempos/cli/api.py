@@ -9,14 +9,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempos._abi import API_PORT
 from tempos._api import DAEMON, DEFAULT, no_answer, other_daemon, refusal
+from tempos.auth import open_to_others
 from tempos.errors import LocalError, RemoteError
-from tempos.session.place import api_at, usual_api
+from tempos.session.place import Place, api_at, usual_api
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -42,7 +44,8 @@ def add_api(
 ) -> None:
     """Add ``--api`` and ``--token-file``: of ``what``, which an environment ``variable`` may name."""
     usual = variable == "TEMPOS_API"
-    otherwise = f"${variable}, else port {API_PORT} of $TEMPOS_BROKER's host" if usual else f"${variable}"
+    on_host = f", else port {API_PORT} of the broker's host, $TEMPOS_BROKER" if usual else ""
+    otherwise = f"${variable}{on_host}"
     told = f"{what}: a URL, or HOST:PORT (default: {otherwise}, else {default})"
     # The broker's is worked out when it is asked: what is wrong with a variable is told then.
     told_by_environment = None if usual else os.environ.get(variable, default)
@@ -90,7 +93,10 @@ class Api:
     def of(cls, options: argparse.Namespace, timeout: float = TIMEOUT, whose: str = "broker") -> Api:
         """As the options of :func:`add_api` say; raises :class:`LocalError` for an unreadable token."""
         try:
-            url = api_at(options.api, options.usual_port) if options.api else usual_api()
+            # Of a command that asks a broker for other things as well, that broker's.
+            asked = getattr(options, "broker", None)
+            place = asked if isinstance(asked, Place) else None
+            url = api_at(options.api, options.usual_port) if options.api else usual_api(place)
         except LocalError as error:
             options.fail(f"--api: {error}")
         if not url.startswith(("http://", "https://")):
@@ -103,6 +109,8 @@ class Api:
                 token = Path(options.token_file).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise LocalError(f"the token in {options.token_file} cannot be read: {error}") from error
+            if why := open_to_others(options.token_file):
+                print(f"tempos: the token file {options.token_file} {why}", file=sys.stderr)
         return cls(url, token, timeout, whose)
 
     @property

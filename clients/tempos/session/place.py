@@ -73,12 +73,15 @@ def api_at(text: str, usual: int = _abi.API_PORT) -> str:
     return f"http://{bracketed}:{ports[0] if ports else usual}"
 
 
-def usual_api() -> str:
-    """The URL of a broker's control API where none is told: $TEMPOS_API, else on $TEMPOS_BROKER's host."""
+def usual_api(broker: Place | None = None) -> str:
+    """The URL of a broker's control API where none is told: $TEMPOS_API, else on the broker's host.
+
+    ``broker``: the one that is asked for the rest; else $TEMPOS_BROKER.
+    """
     if told := os.environ.get("TEMPOS_API"):
         return api_at(told)
-    host = broker_at(os.environ.get(VARIABLE) or LOOPBACK).host.partition(",")[0]
-    return f"http://{host}:{_abi.API_PORT}"
+    place = broker or broker_at(os.environ.get(VARIABLE) or LOOPBACK)
+    return f"http://{place.host.partition(',')[0]}:{_abi.API_PORT}"
 
 
 def _split(text: str, allowed: str) -> tuple[str, list[int]]:
