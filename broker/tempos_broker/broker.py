@@ -213,10 +213,8 @@ class Broker:
             life=life,
             epoch=self._routes.epoch,
             largest=lambda topic: narrowest.largest(
-                member
-                for group in states[topic].route.groups
-                for member in group.members
-                if not member.is_nobody
+                (one for group in states[topic].route.groups for one in group.members if not one.is_nobody),
+                self._watch.absent,
             ),
             single=lambda: fast.status().mode == "generic",
             proofs=Proofs(data_port=config.data_port),

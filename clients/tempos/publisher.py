@@ -374,7 +374,9 @@ class Publisher(forks.OfOneProcess):
             return
         name = outlet.topic.name
         try:
-            found, _ = await self.resolve(name)
+            answer = await self._ask_for(name)
+            self._hear(answer)
+            found = topic_of(answer)
             if are_one(found, outlet.topic):
                 return
             why = f"it has id {found.id} and framing {found.framing.value} now"
@@ -578,6 +580,8 @@ class Publisher(forks.OfOneProcess):
         self._socket.fileno()
         self._set_limit(self._path_takes())
         if size > outlet.limit:
+            if outlet.limit < self._limit:
+                self._telling.was_too_large(outlet.id)
             raise outlet.too_big(size, self._limit, self._most)
 
     def _fits(self, outlet: Outlet, size: int) -> None:

@@ -189,15 +189,17 @@ def plan_route(
                     flow = replace(flow, source=None, source_port=None)
                 if why := hindrance(facts.policies, flow, outgoing=True):
                     raise _Obstacle(f"member {member}: {why}")
-                mtu = min(mtu, egress.mtu, towards.mtu or MAX_U16)
-                if means.native and not egress.takes_redirects:
-                    no_redirect = no_redirect or _no_redirect(member, egress)
-                if not means.native and (loses := _losing(egress, facts)) is not None:
-                    no_redirect = no_redirect or _lost(member, egress, loses)
                 hop = towards.next_hop
                 mac = member.mac or facts.mac_of(egress.index, hop)
                 if mac is None and (member.ip, member.source) in left_out:
+                    # Nothing goes there, whatever would.
                     mac = ""
+                else:
+                    mtu = min(mtu, egress.mtu, towards.mtu or MAX_U16)
+                    if means.native and not egress.takes_redirects:
+                        no_redirect = no_redirect or _no_redirect(member, egress)
+                    if not means.native and (loses := _losing(egress, facts)) is not None:
+                        no_redirect = no_redirect or _lost(member, egress, loses)
                 if mac is None:
                     unresolved.append((egress.index, hop))
                     via = "" if hop == member.ip else f", its gateway {hop}"

@@ -9,7 +9,7 @@ import time
 from contextlib import ExitStack
 
 import pytest
-from support.nodes import udp
+from support.nodes import ip, udp
 from support.privileges import require_kernel, require_netns
 from support.waiting import LIMIT, until
 
@@ -29,12 +29,12 @@ def publish(topology: Topology, count: int = EVENTS, rate: int = RATE) -> None:
     """By a schedule, not to be held up by what is published."""
 
     def work() -> None:
-        with Publisher(topology.broker.address, topics=[TOPIC]) as pub:
+        with Publisher(topology.broker.address) as pub:
             began = time.monotonic()
             for number in range(count):
                 if number % 20 == 0:
                     time.sleep(max(0.0, began + number / rate - time.monotonic()))
-                pub.publish(TOPIC, b"x" * SIZE)
+                pub.publish(TOPIC.name, b"x" * SIZE)
 
     topology.publisher.call(work)
 
@@ -85,6 +85,9 @@ def test_a_member_without_a_neighbour_costs_the_others_nothing(case: str) -> Non
                 status = broker.wait_path(topic.name, Path.FAST, LIMIT)
                 assert "1 of" in status.reason
                 assert "left out" in status.reason
+            # Nor does it matter to the others that what it would get has to be smaller.
+            narrow = f"{dead.ip}/32 dev {topology.broker.interfaces[-1]} mtu 1200"
+            ip(topology.broker, f"route add {narrow}")
             before = broker.topic(topic.name)
             publish(topology)
             status = broker.wait_received(topic.name, before.received + EVENTS, LIMIT)
@@ -96,6 +99,7 @@ def test_a_member_without_a_neighbour_costs_the_others_nothing(case: str) -> Non
             assert status.closed, status
             assert mine.tickets == 400 + EVENTS
             # There it is.
+            ip(topology.broker, f"route del {narrow}")
             add_address(topology, dead.ip)
             late = stack.enter_context(udp(topology.subscriber, (dead.ip, dead.port)))
             until(lambda: not left_out(broker, dead), "it is not taken in again")

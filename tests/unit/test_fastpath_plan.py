@@ -114,6 +114,22 @@ def test_missing_macs_name_the_member_and_list_each_neighbour_once() -> None:
     assert refusal == Refusal(reason, ((2, "10.0.0.254"), (2, NEAR.ip)))
 
 
+def test_a_member_that_is_left_out_narrows_nothing_and_asks_nothing_of_its_egress() -> None:
+    deaf = replace(ETH, index=3, name="eth1", mac="02:00:00:00:00:03", takes_redirects=False)
+    facts = replace(
+        FACTS,
+        interfaces={**FACTS.interfaces, 3: deaf},
+        ways={**FACTS.ways, destination(FAR): Way(3, "10.0.0.254", mtu=1400, source="10.0.0.2")},
+        neighbours={(2, NEAR.ip): "02:00:00:00:00:05"},
+    )
+    planned = plan_route(
+        route(NEAR, FAR), facts, Means(native=True), left_out=frozenset({(FAR.ip, FAR.source)})
+    )
+    assert isinstance(planned, Plan)
+    assert planned.mtu == 1500
+    assert [hop.mac for hop in planned.hops] == ["02:00:00:00:00:05", ""]
+
+
 def test_a_configured_mac_is_taken_over_the_neighbour_s() -> None:
     planned = plan_route(route(replace(NEAR, mac="02:12:12:12:12:12")), FACTS, Means(native=True))
     assert isinstance(planned, Plan)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 
 from tempos import Member
 from tempos.wire import IP_UDP_OVERHEAD
@@ -35,10 +36,10 @@ class Narrowest:
         self._now = now
         self._known: dict[Towards, tuple[float, int | None]] = {}
 
-    def largest(self, members: Iterable[Member]) -> int:
-        """Bytes of UDP payload that all of these get."""
+    def largest(self, members: Iterable[Member], absent: AbstractSet[Towards] = frozenset()) -> int:
+        """Bytes of UDP payload that all of these get, but for those that are left out for they are absent."""
         now, asked, largest = self._now(), 0, self.datagram
-        for towards in {(member.ip, member.source) for member in members}:
+        for towards in {(member.ip, member.source) for member in members} - absent:
             until, mtu = self._known.get(towards, (0.0, None))
             if now >= until and asked < AT_ONCE:
                 asked += 1

@@ -54,6 +54,8 @@ class Telling:
         self._hear = hear
         self._turn = 0
         self._told: dict[int, Sent] = {}
+        #: Topics of which something was too large since the last telling.
+        self._too_large: set[int] = set()
         self._every = EVERY
         self._untold = Remark(_log, "the broker is told again what was sent")
         self._task: asyncio.Task[None] | None = None
@@ -62,6 +64,10 @@ class Telling:
         """Tell from now on; further calls change nothing."""
         if self._task is None:
             self._task = asyncio.create_task(self._run(link), name="tempos publisher telling")
+
+    def was_too_large(self, topic: int) -> None:
+        """An event was refused for what members get: ask, at the next telling, whether that still holds."""
+        self._too_large.add(topic)
 
     def begin_anew(self, topics: Outlets) -> tuple[int, list[tuple[Outlet, bytes, int]]]:
         """Another broker is told from now on, which knows nothing of what was sent: be a new publisher.
@@ -88,12 +94,15 @@ class Telling:
         while True:
             await asyncio.sleep(self._every)
             words = [word for word in self._words() if word != self._told.get(word.topic)]
+            sizes, self._too_large = self._too_large, set()
             try:
                 gone = await self._tell(link, words, final=False)
                 if words:
                     self._untold.gone()
                     for topic in gone or self._in_turn(words):
                         await self._look(topic)
+                for topic in sizes.difference(word.topic for word in words):
+                    await self._look(topic)
             except NoAnswer as error:
                 _log.debug("%s", error)
             except ControlRefused as error:
