@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import math
 import os
 import threading
 from collections import deque
@@ -51,8 +52,8 @@ from tempos.subscriber import (
 
 #: Events that may wait for the publisher's thread before `publish` blocks.
 WAITING = 4096
-#: Seconds that an event waits while there is no way to the broker, for this machine's address has just gone;
-#: and from one try to the next.
+#: Seconds that an event waits at least while there is no way to the broker, for this machine's address has
+#: just gone; and from one try to the next.
 WAY_PATIENCE, WAY_AGAIN = 5.0, 0.05
 
 _T = TypeVar("_T")
@@ -109,7 +110,8 @@ class Publisher(forks.OfOneProcess):
     """The blocking form of :class:`tempos.Publisher`; options and errors are the same.
 
     ``publish`` returns when the event is handed to the thread. What goes wrong after that is raised by
-    the next call of ``publish``, ``flush`` or ``close``.
+    the next call of ``publish``, ``flush`` or ``close``. While there is no way to the broker events wait for
+    5 s, or for ``wait`` if that is longer; a close waits no longer than 5 s.
     """
 
     def __init__(
@@ -140,6 +142,7 @@ class Publisher(forks.OfOneProcess):
             "window": window,
         }
         self._broker = broker
+        self._patience = max(WAY_PATIENCE, math.inf if wait is True else wait)
         self._thread: _LoopThread | None = None
         self._inner: publisher.Publisher | None = None
         self._waiting: deque[tuple[str | Topic, object]] = deque()
@@ -243,6 +246,7 @@ class Publisher(forks.OfOneProcess):
         thread, inner = self._thread, self._inner
         if thread is None or inner is None:
             return
+        self._patience = WAY_PATIENCE
         try:
             self.flush()
         finally:
@@ -301,14 +305,14 @@ class Publisher(forks.OfOneProcess):
 
     async def _patiently(self, send: Callable[[], Awaitable[None]]) -> None:
         """Send, and wait a while where there is no way to the broker: nobody else would try again."""
-        until = 0.0
+        began = 0.0
         while True:
             try:
                 return await send()
             except NoWay as error:
                 now = asyncio.get_running_loop().time()
-                until = until or now + WAY_PATIENCE
-                if now >= until:
+                began = began or now
+                if now >= began + self._patience:
                     self._error = error
                     return None
             except TemposError as error:
@@ -453,8 +457,7 @@ class Subscriber(forks.OfOneProcess):
         event = self._inner.poll()
         while event is None:
             if self._thread is None:
-                self._inner.check_here()
-                raise LocalError("this subscriber is not open: use it inside 'with Subscriber(...)'")
+                raise LocalError("the subscriber is closed")
             if not self._thread.call(self._inner.wait(timeout)):
                 raise TimeoutError(f"no event within {timeout:g} s")
             event = self._inner.poll()
@@ -463,7 +466,8 @@ class Subscriber(forks.OfOneProcess):
     def unsubscribe(self, topic: str) -> None:
         """Leave a topic, or what a filter matches, as :meth:`tempos.Subscriber.unsubscribe` does."""
         if self._thread is None:
-            raise LocalError("this subscriber is not open: use it inside 'with Subscriber(...)'")
+            self._inner.check_open()
+            raise LocalError("the subscriber is closed")
         self._thread.call(self._inner.unsubscribe(topic))
 
     def discard(self) -> None:

@@ -26,6 +26,7 @@ from tempos.errors import ControlRefused, LocalError, NoAnswer, NoWay, RemoteErr
 from tempos.model import Member, Topic
 from tempos.receiving import loan
 from tempos.receiving.batches import Batches
+from tempos.receiving.consumed import Consumed
 from tempos.receiving.drained import Drained
 from tempos.receiving.elsewhere import Confirm, InFleet, Others, together
 from tempos.receiving.inbox import Annex, Event
@@ -60,7 +61,7 @@ __all__ = ["Drained", "Event", "PublisherAccount", "Request", "Subscriber", "Sub
 _log = logging.getLogger("tempos.subscriber")
 
 
-class Subscriber(forks.OfOneProcess):
+class Subscriber(Consumed):
     """Subscribes to topics.
 
         async with Subscriber("10.0.1.1", "temperature", group="workers") as sub:
@@ -147,7 +148,7 @@ class Subscriber(forks.OfOneProcess):
         self._reader: _sockets.Reader | None = None
         self._link: ControlLink | None = None
         self._loan: loan.Loan | None = None
-        self._closed = self._forked = False
+        self._closed = False
         forks.watch(self)
         # Who has waited here for an event, last.
         self._consumer: asyncio.Task[Any] | None = None
@@ -181,7 +182,7 @@ class Subscriber(forks.OfOneProcess):
     def member(self) -> Member:
         """The endpoint of this subscriber. Raises :class:`LocalError` when it was never opened."""
         if self._member is None:
-            raise LocalError("this subscriber is not open: use it inside 'async with Subscriber(...)'")
+            raise self.not_open()
         return self._member
 
     @property
@@ -311,23 +312,30 @@ class Subscriber(forks.OfOneProcess):
         return True
 
     def poll(self) -> Event | None:
-        """The next event if there is one now. Safe from any thread, for one consumer."""
-        return self._inbox.take()
+        """The next event if there is one now. Safe from any thread, for one consumer.
+
+        Raises :class:`LocalError` where none can ever come: it was never opened.
+        """
+        event = self._inbox.take()
+        if event is None:
+            self.check_open()
+        return event
 
     def on_events(self, call: Callable[[], None]) -> None:
         """Have ``call`` called soon whenever there are events, and at the end, in place of a task that waits.
 
         It takes them by :meth:`take`, and comes again by itself for those that it leaves. A subscriber has
-        one consumer, of whatever kind; raises :class:`LocalError` where there is one.
+        one consumer, of whatever kind; raises :class:`LocalError` where there is one, or it is not open.
         """
-        if self._intake.waiter is not None:
-            raise LocalError("two consumers read one subscriber: give each a subscriber of the same group")
+        self.check_sole()
         self._intake.waiter = Bell(call)
         self._intake.wake()
 
     def take(self, most: int) -> list[Event]:
-        """Some of the events that are there, at most so many; none, if there are none."""
-        return self._inbox.take_some(most)
+        """Some of the events that are there, at most so many, perhaps none. Raises as :meth:`poll`."""
+        if not (events := self._inbox.take_some(most)):
+            self.check_open()
+        return events
 
     @property
     def waiting(self) -> int:
@@ -348,6 +356,7 @@ class Subscriber(forks.OfOneProcess):
     def replies_block(self) -> None:
         """For consumers without an event loop: `Event.reply` itself waits while the socket is full."""
         self._intake.replies.blocks = True
+        self.entering = "with"
 
     async def unsubscribe(self, topic: str) -> None:
         """Leave one of the topics, or what one of the filters matches, as it was given to this subscriber.
@@ -568,17 +577,8 @@ class Subscriber(forks.OfOneProcess):
         self._link = self._reader = self._roaming = None
         self._inbox.shut()
 
-    def check_here(self) -> None:
-        """Raise :class:`LocalError` in a process that was forked off."""
-        if self._forked:
-            raise LocalError(f"this subscriber {forks.WORDS}")
-
     def _begin_waiting(self) -> asyncio.Future[None]:
-        self.check_here()
-        if self._member is None:
-            raise LocalError("this subscriber is not open: use it inside 'async with Subscriber(...)'")
-        if self._intake.waiter is not None:
-            raise LocalError("two consumers read one subscriber: give each a subscriber of the same group")
+        self.check_sole()
         self._consumer = asyncio.current_task()
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._intake.waiter = waiter

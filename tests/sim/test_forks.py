@@ -46,9 +46,14 @@ if not os.fork():
     asyncio._set_running_loop(None)
     tried("publish", lambda: asyncio.run(pub.publish("alpha", "doubled")))
     tried("next", lambda: asyncio.run(sub.next(1)))
+    tried("poll", sub.poll)
+    tried("take", lambda: sub.take(9))
+    tried("on_events", lambda: sub.on_events(print))
     tried("blocking publish", lambda: bpub.publish("alpha", "doubled"))
     tried("blocking flush", lambda: bpub.flush())
     tried("blocking next", lambda: bsub.next(1))
+    tried("blocking poll", bsub.poll)
+    tried("blocking unsubscribe", lambda: bsub.unsubscribe("alpha"))
     for each in (bpub, bsub):
         tried(f"close {type(each).__name__}", each.close)
     with blocking.Publisher("127.0.0.1", **options) as own:
@@ -81,9 +86,10 @@ async def test_a_child_has_no_client_of_its_parents_and_makes_its_own() -> None:
         out, err = await asyncio.wait_for(process.communicate(), 3 * LIMIT)
         assert process.returncode == 0, err.decode()
         said, got = map(json.loads, out.splitlines())
-        for what in ("publish", "next", "blocking publish", "blocking flush", "blocking next"):
-            assert "was made before this process was forked off" in said[what], said
-        assert (said["close Publisher"], said["close Subscriber"]) == ("None", "None")
+        assert (said.pop("close Publisher"), said.pop("close Subscriber")) == ("None", "None")
+        assert len(said) == 10
+        for words in said.values():
+            assert "was made before this process was forked off" in words, said
         assert sorted(got) == ["after", "after", "of the child", "of the parent"]
         events = [await sub.next(LIMIT) for _ in range(5)]
         assert sorted(event.unpack() for event in events) == [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 
@@ -13,7 +14,7 @@ from support.minibroker import MiniBrokerThread
 from support.waiting import LIMIT
 
 from tempos import LocalError, NoAnswer, NoWay, Publisher, Subscriber, Topic, _sockets, blocking, control
-from tempos.session.way import Patience
+from tempos.session.way import Patience, Roaming, Way, find
 
 HEAT = Topic(7, "heat")
 
@@ -112,18 +113,96 @@ async def test_a_broker_that_has_moved_is_found_by_its_name(
         await sub.close()
 
 
-def test_what_is_published_while_there_is_no_way_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["fails", "hangs"])
+async def test_a_name_that_cannot_be_looked_up_leads_where_it_led(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    caplog.set_level("INFO", "tempos.way")
+    ours, answer = "10.0.0.5", asyncio.Event()
+    asked, moves = [], []
+
+    async def addresses_of(host: str) -> tuple[str, ...]:
+        asked.append(host)
+        if kind == "hangs":
+            await answer.wait()
+        if not answer.is_set():
+            raise NoWay(f"{host} is not known")
+        return ("10.0.0.9",)
+
+    async def move(way: Way) -> None:
+        moves.append(way)
+
+    monkeypatch.setattr(_sockets, "addresses_of", addresses_of)
+    monkeypatch.setattr(_sockets, "source_address", lambda address, port: ours)
+    monkeypatch.setattr(_sockets, "is_ours", lambda address: address == ours)
+    roaming = Roaming(
+        "broker.test", 9997, Way("10.0.0.1", ours), move=move, is_silent=lambda: True, every=lambda: 0.01
+    )
+    try:
+        await until(lambda: "cannot be looked up" in caplog.text)
+        ours = "10.0.0.77"
+        await until(lambda: moves)
+        assert moves == [Way("10.0.0.1", "10.0.0.77")], "the machine's new address, the broker's old one"
+        assert kind == "fails" or len(asked) == 1, "one look-up at a time"
+        answer.set()
+        await until(lambda: len(moves) > 1)
+        assert moves[1] == Way("10.0.0.9", "10.0.0.77")
+        assert "is known again" in caplog.text
+    finally:
+        await roaming.end()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_of_several_addresses_those_without_a_way_are_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lead = {"10.0.0.2", "10.0.0.4"}
+
+    def source_address(address: str, port: int) -> str:
+        if address not in lead:
+            raise NoWay(f"no way to {address}")
+        return "10.0.0.77"
+
+    moves: list[str] = []
+
+    async def move(way: Way) -> None:
+        moves.append(way.broker)
+
+    leads_to(monkeypatch, *(f"10.0.0.{number}" for number in (1, 2, 3, 4, 5)))
+    monkeypatch.setattr(_sockets, "source_address", source_address)
+    assert await find("broker.test", 9997) == Way("10.0.0.2", "10.0.0.77")
+    way = Way("10.0.0.2", "10.0.0.77")
+    roaming = Roaming("broker.test", 9997, way, move=move, is_silent=lambda: True, every=lambda: 0.01)
+    try:
+        await until(lambda: len(moves) >= 3)
+        assert moves[:3] == ["10.0.0.4", "10.0.0.2", "10.0.0.4"]
+    finally:
+        await roaming.end()
+    lead.clear()
+    with pytest.raises(NoWay, match=r"no way to 10.0.0.1$"):
+        await find("broker.test", 9997)
+
+
+@pytest.mark.parametrize("wait", [0, LIMIT, True])
+def test_what_is_published_while_there_is_no_way_waits_for_one(
+    monkeypatch: pytest.MonkeyPatch, wait: float
+) -> None:
+    if wait:
+        # It waits as long as it was told to wait for a broker.
+        monkeypatch.setattr(blocking, "WAY_PATIENCE", 0.0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
         receiver.settimeout(LIMIT)
         port = receiver.getsockname()[1]
-        with blocking.Publisher("127.0.0.1", data_port=port, topics=[HEAT]) as pub:
+        with blocking.Publisher("127.0.0.1", data_port=port, topics=[HEAT], wait=wait) as pub:
             inner = pub._inner
             assert inner is not None
             real = inner._socket
+            tried = threading.Semaphore(0)
 
             class Gone:
                 def send(self, datagram: bytes) -> int:
+                    tried.release()
                     raise OSError(errno.EINVAL, "no such address any more")
 
                 def __getattr__(self, name: str) -> object:
@@ -131,6 +210,8 @@ def test_what_is_published_while_there_is_no_way_waits_for_one(monkeypatch: pyte
 
             inner._socket = Gone()
             pub.publish("heat", b"x")
+            for _ in range(3):
+                assert tried.acquire(timeout=LIMIT)
             # Once it is back what waits leaves, and nobody is told of an error.
             inner._socket = real
             pub.flush()
@@ -138,6 +219,6 @@ def test_what_is_published_while_there_is_no_way_waits_for_one(monkeypatch: pyte
             inner._socket = Gone()
             monkeypatch.setattr(blocking, "WAY_PATIENCE", 0.05)
             pub.publish("heat", b"y")
+            # Whoever is closed does not wait for long.
             with pytest.raises(NoWay, match="no such address"):
-                pub.flush()
-            inner._socket = real
+                pub.close()

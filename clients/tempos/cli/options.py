@@ -123,7 +123,8 @@ def add_wait(parser: argparse.ArgumentParser) -> None:
         type=duration,
         const=math.inf,
         default=0.0,
-        help="wait up to S seconds for a broker that is not there yet, without S for ever (default: do not)",
+        help="wait up to S seconds for a broker that is not there yet, without S for ever (default: do not); "
+        "so long a publisher also waits for a way to it that is gone (default: 5)",
     )
 
 

@@ -2,8 +2,9 @@
 
 Rules: a way that works stays, whatever else there may be by now; it is asked for anew where our address is
 no more, or the broker is silent or refuses: then its name is looked up again, too, and one that has several
-addresses is asked at the next. Nothing here waits longer than the client says; what goes wrong at every look
-is said once.
+addresses is asked at the next that there is a way to. A name that cannot be looked up, or not soon, leads
+where it led before: what answers for names may be away just as we are. Nothing here waits longer than the
+client says; what goes wrong at every look is said once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 from tempos import _sockets
@@ -36,9 +37,23 @@ class Way(NamedTuple):
 
 
 async def find(host: str, port: int) -> Way:
-    """The way to a broker's port as it is now; raises :class:`NoWay` where there is none."""
-    address = (await _sockets.addresses_of(host))[0]
-    return Way(address, _sockets.source_address(address, port))
+    """The way to a broker's port as it is now; raises :class:`NoWay` where there is none.
+
+    Of several addresses to the first that there is one to.
+    """
+    return first_of(await _sockets.addresses_of(host), port)
+
+
+def first_of(addresses: Sequence[str], port: int) -> Way:
+    """The way to the first of these to which there is one; raises :class:`NoWay` as for the first of all."""
+    trouble: NoWay | None = None
+    for address in addresses:
+        try:
+            return Way(address, _sockets.source_address(address, port))
+        except NoWay as error:
+            trouble = trouble or error
+    assert trouble is not None, "there is one at least"
+    raise trouble
 
 
 class Patience:
@@ -103,6 +118,10 @@ class Roaming:
         self._woken = asyncio.Event()
         self._level = level
         self._trouble = Remark(_log, f"there is a way to the broker at {host} again", level=level)
+        self._nameless = Remark(_log, f"the broker's name {host} is known again")
+        #: Where the name led when it was looked up last, and the task that looks it up.
+        self._known: tuple[str, ...] = ()
+        self._asking: asyncio.Task[tuple[str, ...]] | None = None
         self._ended = False
         self._task = asyncio.create_task(self._run(), name="tempos way")
 
@@ -121,6 +140,9 @@ class Roaming:
         self._ended = True
         self._task.cancel()
         await asyncio.wait([self._task])
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
 
     async def _run(self) -> None:
         while not self._ended:
@@ -139,14 +161,37 @@ class Roaming:
         preferred, self._preferred = self._preferred, None
         if not silent and preferred is None and _sockets.is_ours(self.way.ours):
             return
-        broker = preferred or self.way.broker
         if silent and preferred is None:
-            broker = _after(broker, await _sockets.addresses_of(self._host))
-        way = Way(broker, _sockets.source_address(broker, self._port))
+            way = first_of(_after(self.way.broker, await self._addresses()), self._port)
+        else:
+            broker = preferred or self.way.broker
+            way = Way(broker, _sockets.source_address(broker, self._port))
         if way != self.way:
             await self._move(way)
             _log.info("%s", words(self.way, way, self._host))
             self.way = way
+
+    async def _addresses(self) -> tuple[str, ...]:
+        """Where the name leads: as it is told now, and if that cannot be had soon, as it was told last."""
+        if self._asking is None:
+            self._asking = asyncio.create_task(_sockets.addresses_of(self._host), name="tempos name")
+        await asyncio.wait([self._asking], timeout=self._every() / 2)
+        why = "there is no answer yet"
+        if self._asking.done():
+            asked, self._asking = self._asking, None
+            try:
+                self._known = asked.result()
+            except NoWay as error:
+                why = str(error)
+            else:
+                self._nameless.gone()
+                return self._known
+        known = self._known or (self.way.broker,)
+        self._nameless(
+            f"the broker's name {self._host} cannot be looked up, so it is asked where it was: {why}",
+            level=self._level,
+        )
+        return known
 
 
 def words(before: Way, now: Way, host: str) -> str:
@@ -161,6 +206,7 @@ def words(before: Way, now: Way, host: str) -> str:
     return "; ".join(told)
 
 
-def _after(address: str, known: tuple[str, ...]) -> str:
-    """The one of the addresses that comes after this one."""
-    return known[(known.index(address) + 1) % len(known)] if address in known else known[0]
+def _after(address: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    """All of the addresses, beginning with the one that comes after this one."""
+    at = known.index(address) + 1 if address in known else 0
+    return known[at:] + known[:at]
