@@ -38,7 +38,7 @@ DEFAULT_MTU = 1500
 READ_BATCH = 64
 #: Wake-ups that read one datagram after one that found no second. What they cost where datagrams begin to
 #: come in crowds is a turn of the event loop for each of so many.
-ALONE = 127
+ALONE = 15
 
 #: What it says of a send that may succeed later.
 BUSY = (errno.EAGAIN, errno.EWOULDBLOCK, errno.ENOBUFS, errno.EINTR)

@@ -222,9 +222,10 @@ class Publisher(forks.OfOneProcess):
     async def request(self, topic: str | Topic, body: object, timeout: float = TIMEOUT) -> Reply:
         """Publish a request and wait for its answer, at most ``timeout`` seconds.
 
-        It goes to one member of every group of the topic, like any event, alone and at once; who gets it may
-        answer (:meth:`Event.reply`), and the first answer is the one. Nothing is repeated: who asks again
-        should know that the first request may have been served. Any number may be under way.
+        It goes to one member of every group of the topic, like any event, in no batch and at once (of many in
+        one turn of the event loop, at its end); who gets it may answer (:meth:`Event.reply`), and the first
+        answer is the one. Nothing is repeated: who asks again should know that the first request may have
+        been served. Any number may be under way.
 
         Raises :class:`NoReply` when no answer came in time, :class:`NoMember` when the topic has no member
         (at once), :class:`ReplyError` for an answer that is an error, :class:`LocalError` for a ``raw`` topic

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import socket
 import sys
 import time
@@ -17,9 +18,10 @@ from hypothesis import strategies as st
 
 from tempos import EventTooBig, LocalError, NoWay, Publisher, Topic, blocking, wire
 from tempos.model import Framing
+from tempos.requests import envelope
 from tempos.sending import gathered
 from tempos.sending.asked import Came, Lacks
-from tempos.sending.gathered import EAGER, MOST, kernel_segments
+from tempos.sending.gathered import EAGER, FEW, MOST, kernel_segments
 
 HEAT, COLD = Topic(7, "heat"), Topic(300, "cold")
 RAW = Topic(8, "raw", framing=Framing.RAW)
@@ -92,6 +94,11 @@ class Stand:
     @property
     def published(self) -> list[int]:
         return list(range(1, self.number + 1))
+
+
+def read(datagram: bytes) -> int:
+    """The number of an event or of a request."""
+    return int(datagram[-6:])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -318,6 +325,67 @@ async def test_a_request_and_a_batch_leave_behind_what_was_gathered() -> None:
         outlet = stand.pub._outlets["heat"]
         assert stand.pub._sent(outlet, outlet.single(stand.pub.id, time.time_ns(), b"%06d" % 0), 1)
         assert stand.kernel.numbers == [*stand.published, 0]
+
+
+class Asked:
+    """A request of a stand, with what came of it."""
+
+    def __init__(self, stand: Stand) -> None:
+        stand.number += 1
+        asking = stand.pub._asking
+        asking._address, asking._renew_at = bytes(envelope.ADDRESS_LEN), math.inf
+        self.task = asyncio.ensure_future(stand.pub.request(HEAT, b"%06d" % stand.number, timeout=30))
+
+    async def error(self) -> BaseException | None:
+        await asyncio.wait({self.task}, timeout=10)
+        return self.task.exception()
+
+
+async def asked(stand: Stand, count: int) -> list[Asked]:
+    """So many requests, made in a turn in which events are gathered."""
+    await stand.publish()
+    made = [Asked(stand) for _ in range(count)]
+    await asyncio.sleep(0)
+    return made
+
+
+async def test_requests_of_a_turn_leave_together_in_their_order_and_are_answered() -> None:
+    async with Stand() as stand:
+        alone = stand.kernel.calls
+        made = await asked(stand, 20)
+        await asyncio.sleep(0)
+        assert [read(each) for each in stand.kernel.sent] == stand.published
+        # Events have no envelope, so the buffer of the requests is one of its own.
+        assert stand.kernel.calls == alone + 1 + FEW + 1
+        for datagram in stand.kernel.sent[-20:]:
+            head = datagram[: wire.HEADER_LEN + envelope.LENGTH]
+            stand.pub._asking.requests.receive(envelope.answer(head, wire.HEADER_LEN, 1) + b"well")
+        assert [(await each.task).body for each in made] == [b"well"] * 20
+        assert stand.pub.requests.answered == stand.pub.requests.requests == 20
+
+
+@pytest.mark.parametrize(("number", "kind"), [(errno.EMSGSIZE, EventTooBig), (errno.EPERM, NoWay)])
+async def test_what_a_request_cannot_be_sent_for_is_told_to_who_asks(
+    number: int, kind: type[Exception]
+) -> None:
+    async with Stand() as stand:
+        await stand.publish()
+        await stand.pub._gathered.flush()
+        before = stand.pub.stats.events
+        # An event, and the first requests, by themselves; the buffer of the others, and each of them.
+        stand.kernel.script.extend([0, *[0] * FEW, number, *[number] * 10])
+        all_ = await asked(stand, FEW + 5)
+        first, made = all_[:FEW], all_[FEW:]
+        assert [type(await each.error()) for each in made] == [kind] * 5
+        stand.kernel.script.clear()
+        assert (stand.pub.requests.failed, stand.pub.requests.waiting) == (5, FEW)
+        for each in first:
+            each.task.cancel()
+        stand.pub._set_limit(1000)
+        await stand.publish()
+        await stand.pub.flush()
+        assert stand.pub.stats.events == before + FEW + 2
+        assert stand.pub.stats.failed == 0
 
 
 def test_the_blocking_publisher_does_the_same(receiver: socket.socket) -> None:

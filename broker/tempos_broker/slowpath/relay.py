@@ -4,7 +4,8 @@ A reply comes by the data port, like an event of its topic and in that topic's c
 port for the return address in its envelope. It waits in no queue, draws no ticket and has no member; the path
 of a request is that of any event.
 
-Rules: nothing is sent on that has no address of this broker's making, or one whose time is over; each reply
+Rules: nothing is sent on that has no address of this broker's making, or one whose time is over; those of one
+size that came together for one asker leave together, and the kernel cuts them apart (UDP_SEGMENT); each reply
 is counted in its topic's row, as ``reply`` or as refused, and what is not sent on is told sparingly;
 what the broker says itself (nobody is there, the reply was too big) is no larger than what it answers.
 """
@@ -22,6 +23,8 @@ from typing import Any, NamedTuple
 from tempos import REASON_TEXTS, Framing, Quality, Reason, Topic, _abi, wire
 from tempos._remarks import Sparingly
 from tempos.requests import envelope
+from tempos.sending.gathered import MOST, UNSEGMENTED, kernel_segments, segments_of
+from tempos.sending.outlet import MAX_PAYLOAD
 from tempos_broker.addresses import ANY, leaving_from
 from tempos_broker.slowpath.core import SlowPath
 from tempos_broker.slowpath.marking import tos_message
@@ -34,6 +37,9 @@ logger = logging.getLogger(__name__)
 WAYS = 64
 #: What the broker says itself waits in one so many-th of a socket's send buffer at most.
 SHARE = 8
+
+
+_Control = Sequence[tuple[int, int, bytes]]
 
 
 class _Way(NamedTuple):
@@ -54,6 +60,7 @@ class Relay:
         self._marks: dict[Quality, list[tuple[int, int, bytes]]] = {}
         self._ways: dict[tuple[Quality, str | None], _Way] = {}
         self._log = Sparingly(logger, time.monotonic)
+        self._segments = kernel_segments()
         for topic in topics:
             self.put(topic)
 
@@ -76,18 +83,45 @@ class Relay:
     def replies(self, topic: int, datagrams: Iterable[bytes]) -> None:
         """Send these on, and count each."""
         now = time.time()
+        alike: list[bytes] = []
+        last: tuple[Destination, int] | None = None
         for datagram in datagrams:
             to = self._to(datagram, now)
             if to is None:
                 self._refuse(topic, Reason.BAD_RETURN, "")
                 continue
-            error = self._send(topic, unsealed(datagram, wire.body_at(datagram)), to)
+            at = to, len(datagram)
+            if at != last or len(alike) >= min(MOST, MAX_PAYLOAD // len(datagram)):
+                self._send_on(topic, alike, last)
+                alike, last = [], at
+            alike.append(datagram)
+        self._send_on(topic, alike, last)
+
+    def _send_on(self, topic: int, alike: Sequence[bytes], last: tuple[Destination, int] | None) -> None:
+        """Send on replies of one size to one asker, together if that can be."""
+        if last is None:
+            return
+        to, size = last
+        onward = [unsealed(datagram, wire.body_at(datagram)) for datagram in alike]
+        refusal = 0
+        if len(onward) > 1 and self._segments:
+            refusal = self._send(topic, b"".join(onward), to, segments_of(size))
+            if not refusal:
+                self._core.refused(topic, Reason.REPLY, len(onward))
+                return
+        # Whatever it was, each is told its own.
+        unsent = 0
+        for datagram, sent in zip(alike, onward, strict=True):
+            error = self._send(topic, sent, to)
             if not error:
                 self._core.refused(topic, Reason.REPLY, 1)
                 continue
+            unsent += 1
             self._refuse(topic, Reason.REPLY_UNSENT, f" ({to.ip}:{to.port}: {os.strerror(error)})")
             if error == errno.EMSGSIZE:
                 self._send_error(topic, datagram, to, _abi.ERROR_TOO_BIG)
+        if refusal in UNSEGMENTED and not unsent:
+            self._segments = False
 
     def nobody(self, topic: int, requests: Iterable[bytes]) -> None:
         """Tell those who sent these requests that the topic has no member."""
@@ -126,18 +160,18 @@ class Relay:
                 f"{os.strerror(error)}",
             )
 
-    def _send(self, topic: int, datagram: bytes, to: Destination) -> int:
-        """0, or the errno."""
+    def _send(self, topic: int, datagram: bytes, to: Destination, more: _Control = ()) -> int:
+        """0, or the errno; ``more``: control messages."""
         key = self._classes.get(topic, Quality.BQ), to.via
         way = self._ways.get(key) or self._find(*key)
         if way is None:
             return errno.EADDRNOTAVAIL
-        return self._by(way, datagram, (to.ip, to.port))
+        return self._by(way, datagram, (to.ip, to.port), more)
 
-    def _by(self, way: _Way, datagram: bytes, to: tuple[str, int]) -> int:
+    def _by(self, way: _Way, datagram: bytes, to: tuple[str, int], more: _Control = ()) -> int:
         try:
-            if way.control:
-                way.sock.sendmsg((datagram,), way.control, 0, to)
+            if way.control or more:
+                way.sock.sendmsg((datagram,), (*way.control, *more), 0, to)
             else:
                 way.sock.sendto(datagram, to)
         except OSError as error:

@@ -75,7 +75,8 @@ class Event(NamedTuple):
         ``body``: bytes-like as it is, anything else as msgpack; up to what a datagram to the broker carries,
         less 56 bytes (60 with a wide topic). It goes back by the broker that the request came from. Raises
         :class:`LocalError` for an event that is no request, for one that was answered, and where there is no
-        way to the broker; :class:`EventTooBig`, :class:`BodyError`.
+        way to the broker; :class:`EventTooBig`, :class:`BodyError`. Of many in one turn of the event loop
+        those of one size leave together at its end; what goes wrong with these is counted (`replies_failed`).
         """
         raise LocalError(f"this event of topic {self.topic!r} is no request: nobody waits for a reply")
 

@@ -19,7 +19,7 @@ class SubscriberStats:
     ``discarded``: thrown away unread when it left, ``discarded_events`` so many events; ``overruns``: lost
     by the kernel because the socket buffer was full, as far as it has told; ``receive_buffer``: bytes of
     socket buffer that the kernel gave; ``requests`` among the events, ``replies`` sent to them, errors
-    included, and ``replies_failed``: those that raised; ``traced``: probes
+    included, and ``replies_failed``: those that raised, or could not leave with others; ``traced``: probes
     (:meth:`tempos.Publisher.trace`), datagrams that nobody is handed; ``replayed``:
     datagrams from before this was a member, out of journals, and ``replay_gone`` such that could not be had;
     ``redelivered``: datagrams that members which are gone left behind: these are in no other count.

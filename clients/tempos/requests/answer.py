@@ -2,7 +2,8 @@
 
 A reply goes from the socket that the events come to, to the data port of the broker that the request came
 from: whatever is on the way takes it for an answer within the same flow. Rules: a reply that is handed over
-is sent, or raises; a request is answered once; a full socket makes the caller wait.
+is sent, or raises; one of a crowd leaves at the end of the turn, and where it cannot, that is counted and
+logged; a request is answered once; a full socket makes the caller wait.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import logging
 import select
 import socket
 import time
@@ -17,14 +19,15 @@ from collections.abc import Awaitable
 
 from tempos import _abi, _sockets, wire
 from tempos._awaitables import DONE
+from tempos._remarks import Sparingly
 from tempos.encryption import OVERHEAD, Encryptor, TopicKeys
 from tempos.errors import EventTooBig, LocalError
 from tempos.model import Framing, Topic
 from tempos.receiving.inbox import Event
 from tempos.requests import envelope, probe
+from tempos.requests.together import RETRY, Together
 
-#: Seconds until a socket that nothing can watch is tried again.
-_RETRY = 0.001
+_log = logging.getLogger("tempos.subscriber")
 
 
 class Request(Event):
@@ -34,6 +37,7 @@ class Request(Event):
     _replies: Replies
     _head: bytes
     _at: int
+    _number: int
     _answered: bool
 
     @property
@@ -58,10 +62,14 @@ class Replies:
         self.blocks = False
         self._sock: socket.socket | None = None
         self._broker: str | None = None
+        self._together = Together(self._taken, self._not_sent)
+        self._log = Sparingly(_log, time.monotonic)
 
     def open(self, sock: socket.socket, broker: str | None) -> None:
         """Send by ``sock`` from now on; ``broker``: its address, None where only requests tell it."""
+        self._together.close()
         self._sock, self._broker = sock, broker
+        self._together.open(sock)
 
     def open_at(self, broker: str) -> None:
         """The broker's address is another one now."""
@@ -69,12 +77,13 @@ class Replies:
 
     def close(self) -> None:
         """The socket is about to be closed; what is answered after this goes by one of its own."""
+        self._together.close()
         self._sock = None
 
     def request(self, fields: tuple[object, ...], datagram: bytes, at: int) -> Request:
         """An event of these fields, whose envelope begins at byte ``at`` of the datagram."""
         event: Request = tuple.__new__(Request, fields)
-        event._replies, event._at, event._answered = self, at, False
+        event._replies, event._at, event._number, event._answered = self, at, self.requests, False
         event._head = datagram[: at + envelope.LENGTH]
         return event
 
@@ -87,13 +96,16 @@ class Replies:
         datagram = head + data if encryptor is None else encryptor.encrypt(head, data)
         to = (self._broker or _via(request._head, request._at), envelope.port_of(request._head, request._at))
         request._answered = True
+        if not self.blocks and self._together.takes(datagram, to, self.requests - request._number):
+            self.sent += 1
+            return DONE
         if self._sent(request, datagram, to):
             return DONE
         if not self.blocks:
             return self._send_patiently(request, datagram, to)
         while not self._sent(request, datagram, to):
             sock = self._sock
-            select.select((), (sock,) if sock is not None else (), (), _RETRY)
+            select.select((), (sock,) if sock is not None else (), (), RETRY)
         return DONE
 
     def report(self, topic: int, name: str, group: str, datagram: bytes, at: int, received_ns: int) -> bool:
@@ -136,8 +148,16 @@ class Replies:
             request._answered = False
             self.failed += 1
             raise
-        self.sent += taken
+        if taken:
+            self.sent += 1
+            self._together.largest = max(self._together.largest, len(datagram))
         return taken
+
+    def _not_sent(self, error: LocalError) -> None:
+        """Of one that left with others, so that nobody can be told who gave it."""
+        self.sent -= 1
+        self.failed += 1
+        self._log.warn("reply", "a reply that was to leave with others is not sent: %s", error)
 
     def _taken(self, datagram: bytes, to: tuple[str, int]) -> bool:
         sock = self._sock
@@ -165,7 +185,7 @@ class Replies:
     async def _send_patiently(self, request: Request, datagram: bytes, to: tuple[str, int]) -> None:
         # The loop's one writer of this socket may be somebody else's, and a full socket is empty soon.
         while not self._sent(request, datagram, to):
-            await asyncio.sleep(_RETRY)
+            await asyncio.sleep(RETRY)
 
 
 def _via(head: bytes, at: int) -> str:

@@ -17,11 +17,12 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from tempos import _abi, _sockets, wire
-from tempos._awaitables import DONE, in_time
+from tempos._awaitables import DONE, TURN, in_time
 from tempos.errors import LocalError, NoMember, NoReply, NoWay, RemoteError, TemposError, WireError, one_line
 from tempos.model import Topic
 from tempos.requests import envelope
 from tempos.requests.core import Answer, Requests
+from tempos.sending.gathered import Gathered
 from tempos.sending.outlet import Outlet, encode
 from tempos.session.link import ControlLink
 
@@ -86,6 +87,7 @@ class Sending(Protocol):
     """What a publisher does for its requests."""
 
     id: int
+    _gathered: Gathered
 
     def _outlet_of(self, topic: str | Topic) -> Outlet | None:
         """The topic as it is published to; None: the broker has to be asked for it first."""
@@ -165,8 +167,13 @@ class Asking:
         if due < self._timer_at:
             self._set_timer(loop, due)
         try:
-            if before or not publisher._sent(outlet, datagram, 1):
-                await self._send([*before, (outlet, datagram, 1)], future)
+            sending = (
+                publisher._send_now([*before, (outlet, datagram, 1)])
+                if before
+                else publisher._gathered.leave(loop, outlet, datagram, self.requests.out - 1)
+            )
+            if sending is not DONE and sending is not TURN:
+                await self._send(sending, future)
         except BaseException as error:
             self.requests.end(key, "failed" if isinstance(error, TemposError) else "cancelled")
             if future.done() and not future.cancelled():
@@ -181,6 +188,17 @@ class Asking:
         if kind == _abi.KIND_ERROR:
             raise _error(name, code, answer)
         return Reply(name, answer, sent_ns, time.time_ns(), time.perf_counter() - began)
+
+    def refused(self, datagram: bytes, error: LocalError) -> bool:
+        """Tell who asks that the request, gathered with others, cannot be sent; whether anybody waits."""
+        key = self.requests.key_of(datagram)
+        waiting = None if key is None else self.requests.waiting_at(key)
+        if key is None or waiting is None:
+            return False
+        self.requests.end(key, "failed")
+        if not waiting.waiter.done():
+            waiting.waiter.set_exception(error)
+        return True
 
     def token(self) -> bytes:
         """What makes one request unguessable."""
@@ -258,13 +276,8 @@ class Asking:
             self._renew_at = self._granted + lifetime / 2000
             return address
 
-    async def _send(
-        self, waiting: Sequence[tuple[Outlet, bytes, int]], future: asyncio.Future[Answer]
-    ) -> None:
-        """Send, or give up waiting for the socket when the request is over; then it goes when it can."""
-        sending = self._publisher._send_now(waiting)
-        if sending is DONE:
-            return
+    async def _send(self, sending: Awaitable[None], future: asyncio.Future[Answer]) -> None:
+        """See it sent, or give up waiting when the request is over; then it goes when it can."""
         task = asyncio.ensure_future(sending)
         # If nobody waits for it by then.
         task.add_done_callback(lambda task: task.cancelled() or task.exception())

@@ -136,6 +136,26 @@ class Requests:
         if key in self._waiting:
             self._end(key, how, answered=False)
 
+    @property
+    def out(self) -> int:
+        """How many are out."""
+        return len(self._waiting)
+
+    def waiting_at(self, key: int) -> Waiting | None:
+        """What is out under a key of :meth:`begin`."""
+        return self._waiting.get(key)
+
+    @staticmethod
+    def key_of(datagram: bytes) -> int | None:
+        """The key of a datagram of this publisher's own, if it is a request and no probe."""
+        wide = wire.topic_in(datagram) if datagram[:1] == _WIDE else 0
+        head = wire.as_narrow(datagram) if wide else datagram
+        if len(head) < wire.HEADER_LEN or head[_abi.OFFSET_VERSION_FLAGS] != _REPLY_FLAGS:
+            return None
+        narrow, _, _, _, _, sequence, _, _ = _unpack_header(head)
+        key: int = (wide or narrow) << 32 | sequence
+        return key
+
     def expire(self, now: float) -> list[Waiting]:
         """Those that are over without an answer, counted as timeouts."""
         over = [(key, waiting) for key, waiting in self._waiting.items() if waiting.due <= now]

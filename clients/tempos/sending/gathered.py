@@ -4,7 +4,9 @@ Each is a datagram of its own, as ever; the kernel is given many of one size as 
 (UDP_SEGMENT). Rules: an event that does not follow many others closely is in the socket when `publish`
 returns; those of a crowd leave when there are as many as the kernel takes, when one of another size comes,
 and at the end of the turn at the latest; order stays. Where segmenting is refused, all leave one by one. What
-waits is bounded, stays while the socket is full or has no way, and is counted as sent once it is.
+waits is bounded, stays while the socket is full or has no way, and is counted as sent once it is. Requests
+are gathered like events where several others are out; what goes wrong with one is told to who asks, and none
+waits for a way.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ APART = 100_000
 #: So many of a burst leave at once before others are gathered, unless there was a crowd in the turn before;
 #: and so many more where the turn turned out to be over.
 EAGER, AGAIN = 8, 64
+#: Where so many others wait for an answer, or to be answered, one is taken for one of a crowd.
+FEW = 4
 #: Datagrams that wait at most: as many as the kernels that take the fewest cut out of one buffer.
 MOST = 64
 #: Datagrams sent without a turn of the event loop before the publisher takes one on its own.
@@ -39,7 +43,7 @@ TURN_EVERY = 256
 _UDP_SEGMENT = 103
 _SIZE = struct.Struct("=H")
 #: What says that the kernel, or a device on the way, does not segment; some say so of one that is too large.
-_UNSEGMENTED = (errno.EIO, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOPROTOOPT)
+UNSEGMENTED = (errno.EIO, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOPROTOOPT)
 
 _log = logging.getLogger("tempos.publisher")
 
@@ -51,6 +55,9 @@ class Sender(Protocol):
     _topics: Outlets
     _datagrams: int
     _bytes: int
+    _asking: Any
+
+    def _sent(self, outlet: Outlet, datagram: bytes, events: int) -> bool: ...
 
     @property
     def _confirming(self) -> object: ...
@@ -76,6 +83,11 @@ def kernel_segments() -> bool:
         except OSError:
             return False
     return True
+
+
+def segments_of(size: int) -> tuple[tuple[int, int, bytes]]:
+    """What tells the kernel to cut a buffer into datagrams of so many bytes: ancillary data of sendmsg."""
+    return ((socket.IPPROTO_UDP, _UDP_SEGMENT, _SIZE.pack(size)),)
 
 
 class Gathered:
@@ -136,6 +148,18 @@ class Gathered:
             self.begin(loop)
         self.last_ns = now
         return DONE if datagrams < self.turn_at else self.turn(datagrams)
+
+    def leave(
+        self, loop: asyncio.AbstractEventLoop, outlet: Outlet, datagram: bytes, others: int
+    ) -> Awaitable[None]:
+        """Send a request: by itself, or with others of this turn; so many ``others`` wait for answers."""
+        if others >= FEW and not self.is_open:
+            self.begin(loop)
+        if self.is_open:
+            return self.put(outlet, datagram, len(datagram))
+        if self._publisher._sent(outlet, datagram, 1):
+            return DONE
+        return self._publisher._send_patiently(outlet, datagram, 1)
 
     def begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """After :data:`EAGER` events that left shortly after each other: gather what follows in this turn."""
@@ -241,7 +265,9 @@ class Gathered:
         if datagrams:
             for datagram in datagrams:
                 self._never_left(datagram)
-            self._publisher._note_failed(len(datagrams), error)
+            events = sum(not self._publisher._asking.refused(each, error) for each in datagrams)
+            if events:
+                self._publisher._note_failed(events, error)
         self.forget()
 
     def _note(self, error: LocalError) -> None:
@@ -283,6 +309,14 @@ class Gathered:
     def _never_left(self, datagram: bytes) -> None:
         self._publisher._topics.never_left(wire.topic_in(datagram))
 
+    def _drop_requests(self, datagrams: list[bytes], error: NoWay) -> bool:
+        """There is no way: who asks is told, and does not wait for one; whether anybody was."""
+        asked = [each for each in datagrams if self._publisher._asking.refused(each, error)]
+        for each in asked:
+            datagrams.remove(each)
+            self._never_left(each)
+        return bool(asked)
+
     def _emptied(self) -> None:
         self._datagrams.clear()
         self._size = 0
@@ -291,7 +325,7 @@ class Gathered:
         publisher, count = self._publisher, len(datagrams)
         if count > 1 and self._segments:
             whole = b"".join(datagrams)
-            control = ((socket.IPPROTO_UDP, _UDP_SEGMENT, _SIZE.pack(len(datagrams[0]))),)
+            control = segments_of(len(datagrams[0]))
             for last in (False, True):
                 try:
                     publisher._socket.sendmsg((whole,), control)
@@ -320,12 +354,16 @@ class Gathered:
                 try:
                     if not publisher._sent_after(error, datagram, 1):
                         return False
-                except NoWay:
+                except NoWay as refused:
+                    if self._drop_requests(datagrams, refused):
+                        continue
                     raise
                 except LocalError as refused:
                     del datagrams[0]
                     self._never_left(datagram)
-                    if self._error is not None:
+                    if publisher._asking.refused(datagram, refused):
+                        pass
+                    elif self._error is not None:
                         publisher._note_failed(1, refused)
                     else:
                         self._note(refused)
@@ -334,7 +372,7 @@ class Gathered:
             del datagrams[0]
             self._left((datagram,), len(datagram))
         self._size = 0
-        if refusal is not None and refusal.errno in _UNSEGMENTED and self._segments:
+        if refusal is not None and refusal.errno in UNSEGMENTED and self._segments:
             self._segments = False
             _log.info(
                 "the way to the broker does not take several events at once (%s): from now on each leaves by "
