@@ -105,6 +105,10 @@ class Fanouts:
                 wanted.made = tuple(made)
                 undo.pop_all()
 
+    def has(self, topic: int) -> bool:
+        """Whether the topic uses any devmaps."""
+        return topic in self._users
+
     def settle(self, topic: int, first: int | None) -> None:
         """No packet uses any devmaps for the topic any more but those from key ``first`` on, if any."""
         with self._knowing:

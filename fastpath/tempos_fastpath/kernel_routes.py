@@ -55,6 +55,10 @@ class _Uses:
         with self._lock:
             self._set(topic, frozenset(slots))
 
+    def has(self, topic: int) -> bool:
+        """Whether the topic uses any."""
+        return topic in self._of
+
     def all(self) -> set[int]:
         """Every slot that some topic uses."""
         with self._lock:
@@ -251,6 +255,10 @@ class KernelRoutes:
         self._uses.put(swap.topic, swap.claim.slots.values())
         self._fanouts.settle(swap.topic, swap.claim.fanout)
         return None
+
+    def knows(self, topic: int) -> bool:
+        """Whether the topic has a route there, or uses anything for one."""
+        return topic in self._held or self._uses.has(topic) or self._fanouts.has(topic)
 
     def delete(self, topic: int) -> None:
         """Take the route out, if there is one."""

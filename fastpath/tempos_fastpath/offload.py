@@ -40,15 +40,7 @@ from tempos_fastpath.network.firewall import Firewall
 from tempos_fastpath.network.ipsec import guarded
 from tempos_fastpath.network.reading import read_neighbours, resolve_neighbours
 from tempos_fastpath.network.targets import served_now
-from tempos_fastpath.plan import (
-    Means,
-    Plan,
-    Planner,
-    Refusal,
-    neighbours_in_use,
-    refuse_at_once,
-    towards,
-)
+from tempos_fastpath.plan import Means, Plan, Planner, Refusal, Wanted, refuse_at_once, towards
 from tempos_fastpath.ports import Places
 from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.resources import Resources
@@ -122,8 +114,7 @@ class Offload:
         self.journals = KernelJournals(self._programs.map("journals"), rows)
         self._pulse = Pulse(self._programs.map("pulse").mmap(), gone_after / 3)
         self._callbacks: list[Callable[[], None]] = []
-        self._wanted: dict[int, Route] = {}
-        self._plans: dict[int, tuple[Route, Plan | Refusal]] = {}
+        self._wanted = Wanted(self._tos)
         #: What plans are made of, as it was when none of them would have been another.
         self._judged_by: tuple[object, ...] = ()
         self._choices = Choices()
@@ -136,6 +127,8 @@ class Offload:
         self._lost: Mapping[tuple[int, int], int] = {}
         self._left_out: frozenset[tuple[str, str | None]] = frozenset()
         self._refused: dict[int, str] = {}
+        #: Neighbours that the kernel was asked for, and until when that will do.
+        self._resolved: dict[tuple[int, str], float] = {}
         self._trouble = Remark(_log, "the fast path's routes are checked against the network again")
         self._firewall = Firewall(port)
         self._no_answer = Remark(_log, "the kernel is asked of new sources again")
@@ -254,14 +247,14 @@ class Offload:
         async with self._locks.get(topic) or self._locks.setdefault(topic, asyncio.Lock()):
             if self._closed:
                 return PathChoice(Path.SLOW, "the fast path is closed")
-            self._wanted[topic] = route
+            self._wanted.want(route)
             self._adopted.pop(topic, None)
             self._no_broadcast.pop(topic, None)
             facts, plan = await self._plan(route)
             planned, judged_by = plan, self._judges_by()
             if isinstance(plan, Plan):
                 plan = await self._put(route, facts, plan)
-            self._plans[topic] = (route, plan)
+            self._wanted.planned(route, plan)
             if isinstance(plan, Refusal):
                 await self._take_out(topic)
                 await self._resolve(plan.unresolved)
@@ -282,9 +275,8 @@ class Offload:
     async def withdraw(self, topic: int) -> None:
         """Take the topic's route out of the kernel; its packets come up to the slow path."""
         async with self._locks.setdefault(topic, asyncio.Lock()):
-            self._wanted.pop(topic, None)
+            self._wanted.drop(topic)
             self._adopted.pop(topic, None)
-            self._plans.pop(topic, None)
             self._no_broadcast.pop(topic, None)
             if not self._closed:
                 await self._take_out(topic)
@@ -443,10 +435,9 @@ class Offload:
 
     async def _look_now(self) -> None:
         self._more_changed = False
-        routes = (route for route in self._wanted.values() if refuse_at_once(route) is None)
-        destinations = {each for route in routes for each in towards(route, self._tos)}
         native, refused = self._programs.native, dict(self._refused)
-        self._facts = await self._in_thread(self._survey.read, destinations, native, refused, self._port)
+        wanted = self._wanted.destinations()
+        self._facts = await self._in_thread(self._survey.read, wanted, native, refused, self._port)
         for ifindex in refused:
             del self._refused[ifindex]
 
@@ -495,7 +486,7 @@ class Offload:
 
     async def _look_at_all(self, *, first_resolve: bool) -> None:
         if first_resolve:
-            await self._resolve(neighbours_in_use(self._plans.values(), self._facts, self._tos))
+            await self._resolve(self._wanted.neighbours(self._facts))
         await self._in_thread(self._firewall.look)
         await self._look()
         mended, unseen = await self._mend(), self._unseen
@@ -544,7 +535,8 @@ class Offload:
         made_of = self._judges_by()
         if made_of == self._judged_by:
             return False
-        outdated = any(self._judge(route, self._facts) != plan for route, plan in self._plans.values())
+        plans = self._wanted.plans.values()
+        outdated = any(self._judge(route, self._facts) != plan for route, plan in plans)
         self._judged_by = () if outdated else made_of
         return outdated
 
@@ -558,9 +550,15 @@ class Offload:
             callback()
 
     async def _resolve(self, neighbours: Iterable[tuple[int, str]]) -> None:
+        now = self._loop.time()
+        self._resolved = {each: until for each, until in self._resolved.items() if until > now}
+        # Thousands of topics may lack the same one.
+        new = tuple(each for each in neighbours if each not in self._resolved)
+        self._resolved.update(dict.fromkeys(new, now + _SPACING))
         # What cannot be resolved stays refused, and the refusal's reason already says so.
-        with contextlib.suppress(Unavailable):
-            await self._in_thread(resolve_neighbours, tuple(neighbours))
+        if new:
+            with contextlib.suppress(Unavailable):
+                await self._in_thread(resolve_neighbours, new)
 
     # ---- the kernel's side ------------------------------------------------------------------------
 
@@ -589,7 +587,8 @@ class Offload:
         return plan
 
     async def _take_out(self, topic: int) -> None:
-        await self._in_thread(self._kernel.delete, topic)
+        if self._kernel.knows(topic):
+            await self._in_thread(self._kernel.delete, topic)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await self._loop.run_in_executor(self._threads, function, *arguments)

@@ -6,10 +6,23 @@ there is none. Both are values: two of them differ exactly if something relevant
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
-from tempos import DATA_PORT, Fanout, Framing, GroupOptions, Member, PathPolicy, Pick, Quality, Route, _abi
+from tempos import (
+    DATA_PORT,
+    Fanout,
+    Framing,
+    Group,
+    GroupOptions,
+    Member,
+    PathPolicy,
+    Pick,
+    Quality,
+    Route,
+    _abi,
+)
 from tempos._abi import Way
 from tempos._senders import options_of
 from tempos_fastpath.broadcast import Broadcast, plan_broadcast
@@ -22,6 +35,14 @@ MAX_U16 = 0xFFFF
 MAX_BROADCAST_MTU = 3500
 #: Plans that are kept for routes that are like theirs.
 _KNOWN = 64
+
+_T = TypeVar("_T", bound=Hashable)
+#: A place where events go by an interface.
+_Leg = tuple[Destination, int]
+_Neighbour = tuple[int, str]
+#: The groups, the mark of their class, and where their members are: in turn, and each once.
+_Towards = tuple[tuple[Group, ...], int, tuple[Destination, ...], frozenset[Destination]]
+_NOTHING: frozenset[Any] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,20 +310,102 @@ def towards(route: Route, tos: Mapping[Quality, int]) -> Iterator[Destination]:
     return (destination(member, mark) for member in members if not member.is_nobody)
 
 
-def neighbours_in_use(
-    plans: Iterable[tuple[Route, Plan | Refusal]], facts: Facts, tos: Mapping[Quality, int]
-) -> set[tuple[int, str]]:
-    """Interface and address of who is next on the way to any member whose MAC is not told."""
-    used: set[tuple[int, str]] = set()
-    for route, plan in plans:
+class _Counted(Generic[_T]):
+    """A set of what several have, each by a number of its own."""
+
+    def __init__(self) -> None:
+        self._of: dict[int, frozenset[_T]] = {}
+        self._users: dict[_T, int] = {}
+
+    def put(self, number: int, after: frozenset[_T]) -> None:
+        """It has these, and no others."""
+        before, users = self._of.get(number, _NOTHING), self._users
+        if after is before:
+            return
+        if after:
+            self._of[number] = after
+        else:
+            self._of.pop(number, None)
+        for each in after - before if before else after:
+            users[each] = users.get(each, 0) + 1
+        for each in before - after if before else ():
+            users[each] -= 1
+            if not users[each]:
+                del users[each]
+
+    def all(self) -> set[_T]:
+        """What anybody has."""
+        return set(self._users)
+
+
+class Wanted:
+    """The routes that are to be in the kernel, what was planned of each, and whom all of them lead to.
+
+    Whom they lead to is kept as they come and go. Every look at the network asks for it, on the event loop,
+    and there may be tens of thousands of routes, most of them to the same members: what was found for the one
+    before serves for the next that leads there, too. ``tos``: the mark of each class.
+    """
+
+    def __init__(self, tos: Mapping[Quality, int]) -> None:
+        self._tos = tos
+        self._destinations: _Counted[Destination] = _Counted()
+        self._legs: _Counted[_Leg] = _Counted()
+        self._unresolved: _Counted[_Neighbour] = _Counted()
+        #: Where groups lead, with the mark of a class: of the route before; and by which interfaces.
+        self._last: _Towards = (), 0, (), _NOTHING
+        self._last_legs: tuple[_Towards, object, frozenset[_Leg]] = self._last, (), _NOTHING
+        #: What was planned last, of which route.
+        self.plans: dict[int, tuple[Route, Plan | Refusal]] = {}
+
+    def want(self, route: Route) -> None:
+        """A topic's route is to be this one."""
+        at_once = refuse_at_once(route) is not None
+        self._destinations.put(route.topic.id, _NOTHING if at_once else self._towards(route)[3])
+
+    def planned(self, route: Route, plan: Plan | Refusal) -> None:
+        """Keep in mind what was planned of it."""
+        topic = route.topic.id
+        self.plans[topic] = route, plan
         if isinstance(plan, Refusal):
-            used.update(plan.unresolved)
-            continue
-        members = (member for group in route.groups for member in group.members)
-        for member, there, hop in zip(members, towards(route, tos), plan.hops, strict=True):
-            if member.mac is None and (way := facts.way_to(there)) is not None:
-                used.add((hop.ifindex, way.next_hop))
-    return used
+            self._unresolved.put(topic, frozenset(plan.unresolved) if plan.unresolved else _NOTHING)
+            self._legs.put(topic, _NOTHING)
+        else:
+            self._unresolved.put(topic, _NOTHING)
+            self._legs.put(topic, self._legs_of(route, plan))
+
+    def drop(self, topic: int) -> None:
+        """A topic is to have no route there."""
+        self.plans.pop(topic, None)
+        for each in (self._destinations, self._legs, self._unresolved):
+            each.put(topic, _NOTHING)
+
+    def _towards(self, route: Route) -> _Towards:
+        mark = self._tos.get(route.topic.quality, 0)
+        if self._last[0] is not route.groups or self._last[1] != mark:
+            there = tuple(towards(route, self._tos))
+            self._last = route.groups, mark, there, frozenset(there)
+        return self._last
+
+    def _legs_of(self, route: Route, plan: Plan) -> frozenset[_Leg]:
+        last = self._towards(route)
+        if self._last_legs[0] is not last or self._last_legs[1] is not plan.groups:
+            members = (member for group in route.groups for member in group.members)
+            ways = zip(members, last[2], plan.hops, strict=True)
+            legs = frozenset((there, hop.ifindex) for member, there, hop in ways if member.mac is None)
+            self._last_legs = last, plan.groups, legs
+        return self._last_legs[2]
+
+    def destinations(self) -> set[Destination]:
+        """Where events of all routes go that the network is asked about."""
+        return self._destinations.all()
+
+    def neighbours(self, facts: Facts) -> set[_Neighbour]:
+        """Interface and address of who is next on the way to any member whose MAC is not told."""
+        used = self._unresolved.all()
+        for there, ifindex in self._legs.all():
+            if (way := facts.way_to(there)) is not None:
+                used.add((ifindex, way.next_hop))
+        return used
 
 
 def _interfaces(groups: Sequence[Sequence[Hop]]) -> list[list[int]]:

@@ -97,9 +97,13 @@ class Feed:
                 if is_new:
                     changed.append(topic)
                 await slices.pause()
-        gone = [topic for topic in self._briefs if topic not in present]
-        for topic in gone:
-            del self._briefs[topic]
+        gone = []
+        # While anybody looks each that is present has its brief.
+        for topic in list(self._briefs) if len(self._briefs) != len(present) else ():
+            if topic not in present:
+                gone.append(topic)
+                del self._briefs[topic]
+            await slices.pause()
         if head["broker"]["awaited"] or not head["broker"]["ready"]:
             waits = "; ".join(str(each["what"]) for each in head["broker"]["awaited"])
             tried.append(Tried("TD401", False, f"waits for {waits}" if waits else "not ready"))
@@ -114,13 +118,13 @@ class Feed:
         # Who has come meanwhile has the next one, if this one is for nobody.
         fresh, followers = self._viewers.split()
         if followers:
-            topics = [self._briefs[each][1] for each in changed]
+            topics = (self._briefs[each][1] for each in changed)
             lists = {"topics": topics, "gone": map(encoded, gone), "changes": changes}
             self._viewers.send(followers, [each async for each in slices.of(event("step", at, news, lists))])
         if fresh and seen:
             every = [encoded(each.document()) for each in self._told.changes.since()]
             await slices.pause()
-            topics = [each[1] for each in self._briefs.values()]
+            topics = (each[1] for each in self._briefs.values())
             lists = {"topics": topics, "gone": (), "changes": every}
             self._viewers.send(fresh, [each async for each in slices.of(event("state", at, fields, lists))])
 
