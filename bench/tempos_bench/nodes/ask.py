@@ -108,6 +108,7 @@ QUESTIONS = {
     "version": Question(installed.version, _always("asked of the host")),
     "takes connections": Question(takes_connections, _always(True)),
     "held": Question(process.held, _always({"resident": 1, "private": 1, "descriptors": 1, "maps": 1})),
+    "hurry": Question(process.hurry, _always(None)),
     "programs": Question(process.programs, _always({"1": [1, 1, 1]})),
 }
 

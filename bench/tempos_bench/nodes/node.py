@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, Any, TypeVar
 
 from tempos import TemposError
-from tempos_bench.nodes import ask, leftovers
+from tempos_bench.nodes import ask, bytecode, leftovers
 from tempos_bench.nodes.namespace import Namespace
 from tempos_bench.nodes.patience import patience
 
@@ -67,7 +67,7 @@ class Program:
             stdin=subprocess.PIPE if talk else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env=bytecode.environment(),
             **_APART,
             pass_fds=fds,
             text=True,

@@ -36,6 +36,11 @@ def forget_peak(pid: int) -> None:
         Path(f"/proc/{pid}/clear_refs").write_text(_PEAK_RESET)
 
 
+def hurry(pid: int, priority: int) -> None:
+    """Have the main thread of a process run before all ordinary ones; what it starts later is ordinary."""
+    os.sched_setscheduler(pid, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
+
+
 def programs(pid: int) -> dict[str, list[int]]:
     """The BPF programs that a process holds open: by id, instructions, runs and run time (ns).
 

@@ -15,7 +15,6 @@ import http.client
 import ipaddress
 import itertools
 import math
-import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -39,7 +38,7 @@ _SQ_PORT, _GROUP = 9001, "hosts"
 #: Members of one group go to so many ports from here on, where nobody listens.
 _FIRST_PORT = 20000
 #: Of the broker's loop; the processes and threads that it starts are ordinary ones.
-_SCHEDULER, _BROKER_PRIORITY = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, 10
+_BROKER_PRIORITY = 10
 _STATES = ("off", "on", "on, pages read")
 _PAGES = ("/v1/status", "/v1/ledger", "/v1/topics", "/v1/routes")
 #: Seconds between two pages, so that who reads does not keep the processor from who sends.
@@ -93,7 +92,7 @@ def _state(p: Parameters, progress: Run) -> list[Figure]:
                     load.broker([Subject(_SQ, _SQ_PORT)], mode="off", state=file, beside=beside) as broker,
                     _reading(topology.broker if state == _STATES[-1] else None) as read,
                 ):
-                    os.sched_setscheduler(broker.pid, _SCHEDULER, os.sched_param(_BROKER_PRIORITY))
+                    broker.node.inquire("hurry", pid=broker.pid, priority=_BROKER_PRIORITY)
                     outcome = load.play([Flow(_SQ, p.rate)], p.seconds)[_SQ.name].outcome
                 p99[state].append(outcome.latency.p99)
                 lost += outcome.lost

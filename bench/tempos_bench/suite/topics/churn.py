@@ -3,7 +3,8 @@
 Strict and best-effort events flow steadily, each to a member of its own, on the path that the topics take.
 Beside them topics are made by the control API and removed again, so many a second; the state is kept. What
 the broker holds (memory, descriptors, maps in the kernel) after a first round, in which all is used once, is
-held against what it holds at the end.
+held against what it holds at the end. What links and the members' sockets dropped is told apart (see
+:mod:`tempos_bench.measure.legs`), and what the broker never took from what it took and nobody heard.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from dataclasses import dataclass, field
 
 from tempos import Framing, Quality, Topic
 from tempos_bench.measure.broker import Broker, topic_status
+from tempos_bench.measure.legs import Legs, beyond
 from tempos_bench.measure.load import Flow, Load, Subject
 from tempos_bench.measure.stats import summarize
-from tempos_bench.nodes.topology import build
+from tempos_bench.nodes.topology import Topology, build
 from tempos_bench.report.figures import Better, Figure, median
 from tempos_bench.runs.run import Run
 
@@ -62,29 +64,37 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
             with topology.broker.folder() as folder, progress.variant(f"fast path {mode}"):
                 subjects = [Subject(topic, _PORTS[topic.name]) for topic in _TOPICS]
                 with load.broker(subjects, mode=mode, state=f"{folder}/state") as broker:
-                    figures += _churned(p, broker, load, mode)
+                    figures += _churned(p, topology, broker, load, mode)
     return figures
 
 
-def _churned(p: Parameters, broker: Broker, load: Load, mode: str) -> list[Figure]:
+def _churned(p: Parameters, topology: Topology, broker: Broker, load: Load, mode: str) -> list[Figure]:
     def held() -> dict[str, float]:
         return dict(broker.node.inquire("held", pid=broker.pid))
 
-    def overruns() -> int:
-        classes = broker.status()["quality"]["classes"].values()
-        return sum(each["overruns"] for each in classes)
+    def taken() -> tuple[int, int]:
+        """Events that the broker took so far, and what found its own sockets full."""
+        status = broker.status()
+        classes = status["quality"]["classes"].values()
+        received = sum(entry["received"] for entry in status["topics"] if entry["name"] in _PORTS)
+        return received, sum(each["overruns"] for each in classes)
 
     _play(p, broker, load, p.warm)
-    before, overrun = held(), overruns()
-    churn, lost = _play(p, broker, load, p.seconds)
-    after, overrun = held(), overruns() - overrun
+    before, began = held(), taken()
+    legs = Legs(topology)
+    churn, sent, heard = _play(p, broker, load, p.seconds)
+    dropped = legs.dropped()
+    after, (received, overrun) = held(), (now - then for now, then in zip(taken(), began, strict=True))
     entries = [topic_status(entry) for entry in broker.status()["topics"]]
     open_ones = [entry for entry in entries if not entry.closed]
     name = f"fast path {mode}: "
     grown = {key: after[key] - before[key] for key in before}
+    missed, unheard = beyond(sent - received, dropped.first), beyond(received - heard, dropped.last)
     return [
-        Figure(f"{name}events not heard", lost, "events", Better.LOWER),
+        Figure(f"{name}lost on the way to the broker or by it", missed, "events", Better.LOWER),
         Figure(f"{name}of these, found the broker's socket full", overrun, "events"),
+        Figure(f"{name}taken by the broker and not heard", unheard, "events", Better.LOWER),
+        Figure(f"{name}dropped by links and receivers", dropped.first + dropped.last, "events"),
         Figure(f"{name}ledger: topics that are not closed", len(open_ones), "topics", Better.LOWER),
         Figure(f"{name}topics left", len(entries) - len(_TOPICS), "topics", Better.LOWER),
         Figure(f"{name}topics made and removed a second", len(churn.removed) / p.seconds, "1/s"),
@@ -96,8 +106,8 @@ def _churned(p: Parameters, broker: Broker, load: Load, mode: str) -> list[Figur
     ]
 
 
-def _play(p: Parameters, broker: Broker, load: Load, seconds: float) -> tuple[_Churn, int]:
-    """Events and churn at once; how many events were lost."""
+def _play(p: Parameters, broker: Broker, load: Load, seconds: float) -> tuple[_Churn, int, int]:
+    """Events and churn at once; how many events were sent, and how many heard."""
     churn, stop = _Churn(), threading.Event()
 
     def work() -> None:
@@ -121,7 +131,8 @@ def _play(p: Parameters, broker: Broker, load: Load, seconds: float) -> tuple[_C
     finally:
         stop.set()
         churning.join()
-    return churn, sum(each.outcome.lost for each in heard.values())
+    outcomes = [each.outcome for each in heard.values()]
+    return churn, sum(each.sent for each in outcomes), sum(each.delivered for each in outcomes)
 
 
 def _remove(broker: Broker, name: str) -> float:

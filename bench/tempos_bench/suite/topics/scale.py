@@ -3,8 +3,9 @@
 Each number of topics has brokers of its own, which keep state; every topic has one member, always the same
 bare socket, where nobody listens. The first life reads file and an empty state, the second the state of the
 first. Pages, the live page's whole state among them, are fetched one after the other without a pause while
-strict events flow on the slow path, steadily, and in turn nobody asks; where the fast path can be had, the
-topics of another broker have routes in the kernel.
+strict events flow on the slow path, steadily, and in turn nobody asks; the broker's loop has a real-time
+priority then, above who fetches them and below those who send and read the clock. Where the fast path can be
+had, the topics of another broker have routes in the kernel.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from tempos_bench.runs.run import Run
 
 _SQ = Topic(id=1, name="SQ", quality=Quality.SQ, framing=Framing.EVENT, policy=PathPolicy.SLOW)
 _SQ_PORT, _PORT = 9001, 9002
+#: Of the broker's loop under SCHED_FIFO, while strict events flow.
+_BROKER_PRIORITY = 10
 #: The topic that others join, and one that is made and removed again and again.
 _JOINED, _MADE = "plant/line0/press0", "plant/made"
 #: All of them.
@@ -190,6 +193,7 @@ def _pages(p: Parameters, broker: Broker, load: Load, count: int) -> tuple[list[
     figures = _read(broker, f"{count} topics")
     p99: dict[str, list[float]] = {"alone": [], "beside pages": []}
     lost = 0
+    broker.node.inquire("hurry", pid=broker.pid, priority=_BROKER_PRIORITY)
     for number in range(p.rounds):
         for way in turned(tuple(p99), number):
             with _asked(broker) if way == "beside pages" else nullcontext():
