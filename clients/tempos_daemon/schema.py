@@ -119,6 +119,8 @@ def read_table(
         key = keys.get(name)
         if key is None:
             faults.add(join(path, name), f"is an unknown key{near(name, keys)}; allowed: {', '.join(keys)}")
+        elif item == [] and key.many and not key.least:
+            table.values[name] = ()
         elif key.many or not isinstance(key.holds, Kind):
             table.values.update(_read(item, name, join(path, name), key, faults))
         else:

@@ -26,6 +26,8 @@ LARGE, RECURRING = 64 * 1024, 1024
 _HEADER = re.compile(r"^[ \t]*\[\[(?P<name>[A-Za-z0-9_-]+)\]\]", re.M)
 #: Says that a line is the header of a table inside another.
 _INNER = object()
+#: A key and a whole number, or a text with nothing in it that means something else: most lines are such.
+_PLAIN = re.compile(r'([A-Za-z0-9_-]+) *= *(?:(0|[1-9][0-9]{0,17})|"([^"\\\x00-\x1f\x7f]*)") *')
 _OVER_LINES = ('"""', "'''")
 _WIDE_ENCODINGS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
@@ -147,7 +149,10 @@ class _Lines:
 
     def _read(self, line: str) -> tuple[str, Any] | None:
         said: tuple[str, Any] = ("", None)
-        if (inner := self._inner.fullmatch(line)) is not None:
+        if (plain := _PLAIN.fullmatch(line)) is not None:
+            number = plain[2]
+            said = sys.intern(plain[1]), self._shared(plain[3]) if number is None else int(number)
+        elif (inner := self._inner.fullmatch(line)) is not None:
             said = sys.intern(inner[1]), _INNER
         else:
             try:
