@@ -140,7 +140,7 @@ class Health:
 
     def _listen(self) -> None:
         """Hear of packets that come back, once there are topics of which some may."""
-        if self._listens or not any(topic.ports for topic in self._registry.topics):
+        if self._listens or not self._registry.foreign:
             return
         self._listens = True
         if self._icmp is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from tempos import Group, Member, Prefer, Topic
 from tempos_broker.account.accounts import Holder
@@ -50,7 +50,7 @@ class Table:
         return self._by_name.values()
 
     @property
-    def foreign(self) -> Iterable[Topic]:
+    def foreign(self) -> Collection[Topic]:
         """Those that take datagrams at ports of their own."""
         return self._foreign.values()
 
