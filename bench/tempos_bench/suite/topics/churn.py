@@ -4,7 +4,9 @@ Strict and best-effort events flow steadily, each to a member of its own, on the
 Beside them topics are made by the control API and removed again, so many a second; the state is kept. What
 the broker holds (memory, descriptors, maps in the kernel) after a first round, in which all is used once, is
 held against what it holds at the end. What links and the members' sockets dropped is told apart (see
-:mod:`tempos_bench.measure.legs`), and what the broker never took from what it took and nobody heard.
+:mod:`tempos_bench.measure.legs`), and what the broker never took from what it took and nobody heard. The
+broker's loop has a real-time priority, below those who send and receive: its sockets are not to overflow for
+what else the machine does meanwhile, who churns included.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ _TOPICS = (
     Topic(id=2, name="BQ", quality=Quality.BQ, framing=Framing.EVENT),
 )
 _MIB = 1 << 20
+#: Of the broker's loop under SCHED_FIFO.
+_BROKER_PRIORITY = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,7 @@ def _churned(p: Parameters, topology: Topology, broker: Broker, load: Load, mode
         received = sum(entry["received"] for entry in status["topics"] if entry["name"] in _PORTS)
         return received, sum(each["overruns"] for each in classes)
 
+    broker.node.inquire("hurry", pid=broker.pid, priority=_BROKER_PRIORITY)
     _play(p, broker, load, p.warm)
     before, began = held(), taken()
     legs = Legs(topology)
