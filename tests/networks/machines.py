@@ -28,8 +28,9 @@ def machine(ground: Ground, host: Namespace, host_name: str, guest: Namespace, g
 
     As of a machine with virtio: checksums that nobody needs are computed by nobody.
     """
-    # Where nobody has asked for it yet, the device may be missing.
-    subprocess.run(("modprobe", "-q", "tun"), check=False)
+    # Where nobody has asked for it yet, the device may be missing; where nothing is a module, so is modprobe.
+    with suppress(FileNotFoundError):
+        subprocess.run(("modprobe", "-q", "tun"), check=False)
     if not _DEVICE.exists():
         raise Lacking(f"{_DEVICE} is not here")
     cards = (host, host_name), (guest, guest_name)
