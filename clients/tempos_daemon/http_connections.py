@@ -30,13 +30,15 @@ MALFORMED, LONG_HEAD = "malformed request", "long head"
 class Limits:
     """Connections at a time; seconds for a request, until the next one, and for an answer to be read.
 
-    ``close``: seconds that closing waits for answers that are being made.
+    ``slow``: seconds after which who does not read may have to make room for others; ``close``: that closing
+    waits for answers that are being made.
     """
 
     connections: int = 64
     request: float = 5.0
     idle: float = 5.0
     read: float = 30.0
+    slow: float = 1.0
     close: float = 0.5
 
 
@@ -94,6 +96,11 @@ class Connection(asyncio.Protocol):
     def is_waited_for(self) -> bool:
         """Whether it is the client's turn: to ask, or to go on asking."""
         return self.note() in ("asking", "idle")
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether it is the client's turn to read."""
+        return self.note() == "sending"
 
     def overdue(self, now: float, limits: Limits) -> str | None:
         """Why it is to be cut off now: a reason to count, or "" for a client that simply asks no more."""

@@ -3,8 +3,9 @@
 uvicorn's protocols speak HTTP, that of h11, or the faster one of httptools where that is asked for and there;
 accepting, limits and closing are here. Rules: a few connections are accepted
 at a wake-up, so many are open at a time; a request, and the reading of its answer, take so long at most. When
-all places are taken the connection makes room whose client has kept it waiting for longest; so a client that
-asks at once is served, whoever else holds connections open. What is cut off is counted under its reason.
+all places are taken the connection makes room whose client has kept it waiting for longest: for a request,
+for the end of a TLS handshake, or else to read its answer; so a client that asks at once is served, whoever
+else holds connections open. What is cut off is counted under its reason.
 Closing lets what is being answered come to its end for a moment, tells the others that this daemon stops, and
 waits for nobody else.
 """
@@ -110,7 +111,8 @@ class HttpServer:
         self._config.load()
         self._state = ServerState()
         self._connections: set[Connection] = set()
-        self._joining: set[asyncio.Task[None]] = set()
+        #: Those that are being accepted, the longest first: since when, and whether TLS waits for the client.
+        self._joining: dict[asyncio.Task[None], tuple[float, bool]] = {}
         self._empty = asyncio.Event()
         self._listener: socket.socket | None = None
         #: TLS of the connections that are accepted from now on.
@@ -193,12 +195,7 @@ class HttpServer:
         sock.setblocking(False)
         if len(self._connections) + len(self._joining) >= self._limits.connections:
             self._count(CROWDED, f"too many connections at a time, the last one from {source}")
-            longest = min(
-                (each for each in self._connections if each.is_waited_for),
-                key=lambda each: each.since,
-                default=None,
-            )
-            if longest is None:
+            if not self._make_room():
                 # All are being answered.
                 with sock:
                     try:
@@ -206,11 +203,32 @@ class HttpServer:
                     except OSError as error:
                         log.debug("%s was not told: %s", source, error)
                 return
+        task = self._loop.create_task(self._connect(sock), name="accept a connection")
+        self._joining[task] = time.monotonic(), self.tls is not None
+        task.add_done_callback(self._joined)
+
+    def _make_room(self) -> bool:
+        """End the connection whose client has kept it waiting for longest; False: there is none.
+
+        Who reads its answer slowly has its turn after all that ask nothing.
+        """
+        late = time.monotonic() - self._limits.slow
+        waiting: list[tuple[bool, float, asyncio.Task[None] | Connection]] = [
+            *((False, since, task) for task, (since, shakes) in self._joining.items() if shakes),
+            *(
+                (each.is_unread, each.since, each)
+                for each in self._connections
+                if each.is_waited_for or (each.is_unread and each.since < late)
+            ),
+        ]
+        *_, longest = min(waiting, key=lambda each: each[:2], default=(None,))
+        if isinstance(longest, asyncio.Task):
+            del self._joining[longest]
+            longest.cancel()
+        elif longest is not None:
             self._connections.discard(longest)
             longest.abort()
-        task = self._loop.create_task(self._connect(sock), name="accept a connection")
-        self._joining.add(task)
-        task.add_done_callback(self._joined)
+        return longest is not None
 
     async def _connect(self, sock: socket.socket) -> None:
         try:
@@ -232,7 +250,7 @@ class HttpServer:
         return self._protocol(self, self._config, self._state)
 
     def _joined(self, task: asyncio.Task[None]) -> None:
-        self._joining.discard(task)
+        self._joining.pop(task, None)
         self._is_empty()
 
     # --- what connections tell --------------------------------------------------------------

@@ -7,17 +7,22 @@ import contextlib
 import errno
 import logging
 import socket
+import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
+from support.certificates import Authority
 from support.waiting import LIMIT
 
 from tempos_daemon import http_server
 from tempos_daemon.http_server import CROWDED, NO_DESCRIPTORS, SLOW, UNREAD, HttpServer, Limits
+
+from .test_broker import until
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LARGE = 16 << 20
@@ -158,6 +163,51 @@ async def test_who_asks_at_once_is_served_whoever_holds_all_connections(begun: b
             assert (await client.answer()).endswith(b"yes")
         assert len(server._connections) <= 8
         assert refused == {CROWDED: 30 + 5 - 8}
+
+
+async def test_who_asks_is_served_whoever_does_not_read() -> None:
+    """Who is late to read makes room, the longest first; who is being answered does not."""
+    async with serving(connections=4, slow=0.05) as (server, app, _), contextlib.AsyncExitStack() as stack:
+        answered = await stack.enter_async_context(connected(server))
+        await answered.send(GET.replace(b"/", b"/late", 1))
+        for _ in range(3):
+            held = await stack.enter_async_context(connected(server, reading=False))
+            await held.send(GET.replace(b"/", b"/large", 1))
+        await until(lambda: sum(each.is_unread for each in server._connections) == 3)
+        first = min((each for each in server._connections if each.is_unread), key=lambda each: each.since)
+        client = await stack.enter_async_context(connected(server))
+        await client.send(GET)
+        if (answer := await client.answer()).startswith(b"HTTP/1.1 503"):
+            # It was not late yet.
+            await until(lambda: first.since < time.monotonic() - 0.05)
+            client = await stack.enter_async_context(connected(server))
+            await client.send(GET)
+            answer = await client.answer()
+        assert answer.endswith(b"yes")
+        assert first not in server._connections
+        app.may_answer.set()
+        assert (await answered.answer()).endswith(b"yes")
+
+
+async def test_who_asks_by_tls_is_served_whoever_holds_handshakes_open(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*map(str, authority.certify("server")))
+    trusts = ssl.create_default_context(cafile=str(authority.certificate))
+    async with serving(connections=8) as (server, _, refused), contextlib.AsyncExitStack() as stack:
+        server.tls = context
+        for number in range(30):
+            held = await stack.enter_async_context(connected(server))
+            # The beginning of a hello, or nothing.
+            await held.send(b"\x16\x03\x01\x02\x00" * (number % 2))
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port, ssl=trusts)
+            client = Client(reader, writer)
+            stack.callback(client.close)
+            await client.send(GET)
+            assert (await client.answer()).endswith(b"yes")
+        assert len(server._connections) + len(server._joining) <= 8
+        assert refused == {CROWDED: 30 + 3 - 8}
 
 
 async def test_when_all_are_being_answered_one_more_is_told_so() -> None:
