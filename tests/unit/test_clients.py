@@ -60,6 +60,18 @@ def test_what_is_no_row_of_a_client_is_none(value: bytes) -> None:
     assert rows.made_in(rows.CLIENTS, "a", value) is None
 
 
+@pytest.mark.parametrize(
+    "value", [b"[" * 200_000, b'{"a":' * 200_000, b"9" * 5000, b'"\\ud800"', b"\xff", b"null"]
+)
+def test_what_others_wrote_into_the_store_is_read_as_nothing_where_it_is_none(value: bytes) -> None:
+    """Be it nested so deeply that reading it would end the watch of the whole fleet."""
+    assert rows.made_in(rows.TOPICS, "a", value) is None
+    assert rows.broker_in(f"{rows.BROKERS}a", value) is None
+    assert rows.progress_in(value) == rows.progress_in(b"{}")
+    assert rows.member_in(f"{rows.MEMBERS}10.0.0.1:9:7", value) is None
+    assert rows.drained_in(value) == rows.Drained()
+
+
 def test_progress_of_brokers_of_before_is_read_and_the_rest_is_not() -> None:
     assert rows.progress_in(b'{"revision": 5, "serves": 1}') == rows.Progress(5, 1)
     assert rows.progress_in(rows.Progress(5, 1, 2, 3, 4).value()) == rows.Progress(5, 1, 2, 3, 4)

@@ -214,7 +214,7 @@ def drained_in(value: bytes) -> Drained:
 def _fields(value: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
 
