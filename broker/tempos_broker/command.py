@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tempos._files import write_whole
 from tempos.cli.api import Api, add_api
 from tempos_daemon import logs
 from tempos_daemon.entry import wait_for_configuration
@@ -205,7 +206,7 @@ def _run_import(options: argparse.Namespace) -> int:
         sys.stdout.write(converted)
         return 0
     try:
-        Path(options.output).write_text(converted, encoding="utf-8")
+        write_whole(Path(options.output), converted.encode())
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         print(f"tempos config import: {options.output} cannot be written: {reason}", file=sys.stderr)

@@ -71,6 +71,7 @@ def register(subparsers: Subparsers) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from tempos._files import write_whole
     from tempos_broker.director.found import Unreadable, document
 
     if options.file is None and not options.to:
@@ -85,7 +86,7 @@ def _run(options: argparse.Namespace) -> int:
         origin = str(options.file or "samplicator's command line")
         text = document(found, origin)
         if options.output:
-            options.output.write_text(text, encoding="utf-8")
+            write_whole(options.output, text.encode())
         else:
             sys.stdout.write(text)
     except Unreadable as error:

@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from tempos._files import write_whole
 from tempos.cli.api import Api
 from tempos.doctor.findings import Asked, Tried
 from tempos.doctor.programs import located
@@ -103,15 +104,16 @@ def write(found: Gathered, target: Path, *, log: str, token: str) -> list[str]:
     files |= dict(_api(found.asked, token))
     files["log.txt"] = _log(log)
     files |= dict(_host())
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+        for name, text in files.items():
+            content = masked.mask(text).encode()[:LARGEST]
+            entry = tarfile.TarInfo(f"tempos-doctor/{name}")
+            entry.size, entry.mtime, entry.mode = len(content), int(time.time()), 0o600
+            archive.addfile(entry, io.BytesIO(content))
     try:
         # Whoever reads it is chosen by whoever gathered.
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file, tarfile.open(fileobj=file, mode="w:gz") as archive:
-            for name, text in files.items():
-                content = masked.mask(text).encode()[:LARGEST]
-                entry = tarfile.TarInfo(f"tempos-doctor/{name}")
-                entry.size, entry.mtime, entry.mode = len(content), int(time.time()), 0o600
-                archive.addfile(entry, io.BytesIO(content))
+        write_whole(target, made.getvalue(), 0o600)
     except OSError as error:
         raise LocalError(f"{target} cannot be written: {one_line(error)}") from error
     return list(files)

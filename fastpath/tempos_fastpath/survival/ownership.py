@@ -86,7 +86,10 @@ def is_something_left(name: str, folder: Path | None = None) -> bool:
 
 
 class Ownership:
-    """The lock on an identity. Raises :class:`Owned` if a living process holds it. Blocks a little."""
+    """The lock on an identity. Blocks a little.
+
+    Raises :class:`Owned` if a living process holds it, :class:`Unavailable` if it cannot be had or written.
+    """
 
     def __init__(self, identity: Identity) -> None:
         self.identity = identity
@@ -105,8 +108,11 @@ class Ownership:
         self._write(_encode(interfaces))
 
     def _write(self, data: bytes) -> None:
-        os.pwrite(self._fd, data, 0)
-        os.ftruncate(self._fd, len(data))
+        try:
+            os.pwrite(self._fd, data, 0)
+            os.ftruncate(self._fd, len(data))
+        except OSError as error:
+            raise Unavailable(f"the lock {self._path} cannot be written: {error.strerror}") from error
 
     def close(self, *, keep: bool = False) -> None:
         """Let go; ``keep`` leaves the file, which says whose pins there are. Safe to call twice."""
@@ -114,7 +120,8 @@ class Ownership:
             return
         if self._former:
             # Nothing was changed here, so it says what it said.
-            self._write(self._former)
+            with contextlib.suppress(Unavailable):
+                self._write(self._former)
         elif not keep:
             _remove(self._path)
         os.close(self._fd)
