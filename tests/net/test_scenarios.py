@@ -45,7 +45,8 @@ SMALL = {
     "lives": ("rounds=2",),
     "roaming": ("changes=10", "checkpoint=5"),
     "strangers": ("datagrams=10000",),
-    "soak": ("seconds=20", "checkpoint=6", "sample=1", "life=8", "warm=1", "steady=6", "filled=5"),
+    "soak": ("seconds=20", "checkpoint=6", "sample=1", "minute=1", "life=8", "warm=1", "steady=6",
+             "filled=5"),
     "loop-free": ("rounds=1", "topics=10", "seconds=0.5", "hosts=20", "settle=1", "rest=1", "full=30",
                   "joins=3"),
     "topics-scale": (

@@ -12,7 +12,6 @@ import json
 import random
 import signal
 import socket
-import struct
 import threading
 import time
 from collections import Counter, deque
@@ -27,10 +26,10 @@ from tempos.control import RETRY_AFTER, Code, decode_reply, encode_request
 from tempos.session.proof import decode as decode_proof
 from tempos.subscriber import QUEUE
 from tempos.wire import encode_event
+from tempos_bench.measure.beside import BROKER_PORT, Probes
 from tempos_bench.measure.second_life import HEARTBEAT, LEASE
 from tempos_bench.nodes.loop import NodeLoop
 from tempos_bench.nodes.node import PYTHON, Program, ProgramFailed
-from tempos_bench.nodes.stamps import SO_TIMESTAMPNS
 from tempos_bench.nodes.topology import Topology
 
 #: Seconds that anything may take, and between two events of each topic.
@@ -42,12 +41,12 @@ TOPICS: dict[str, dict[str, Any]] = {
     "logs": {"id": 2, "class": "BQ", "framing": "event", "priority": 3},
     "plain": {"id": 3, "class": "BQ", "framing": "raw"},
 }
-#: What is in the configuration besides: watched for its latency; refused beyond a rate; come and gone.
+#: What is in the configuration besides: for probes (:mod:`.beside`); refused beyond a rate; come and gone.
 PROBE: dict[str, Any] = {"id": 4, "class": "SQ", "framing": "raw", "path": "slow", "priority": 7}
 LIMITED: dict[str, Any] = {"id": 5, "class": "BQ", "framing": "event", "rate": 100, "burst": 20}
 EXTRAS = {f"extra/{number}": 10 + number for number in range(6)}
 _PUBLISHER = 9
-_PROBE_PORT, _FIRST_VANISHED = 9100, 20000
+_FIRST_VANISHED = 20000
 #: Seconds between two looks whether members stand still; after so many they did.
 _TICK, STILL = 0.02, HEARTBEAT / 2
 #: Seconds that a probe takes where the broker stood still.
@@ -58,8 +57,6 @@ _DEPARTED = 16
 #: Seconds after which nothing comes any more to who was never heard again: leases end later where the broker
 #: began anew, or stood still, meanwhile.
 VANISHED = 2 * LEASE + 1.5 * RETRY_AFTER[-1]
-_STAMP = struct.Struct("=qq")
-_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +82,7 @@ class Settings:
         for each, options in topics.items():
             tables.append(("[[topic]]", {"name": each, **options}))
             if each == "probe":
-                member = {"ip": topology.subscriber.address, "port": _PROBE_PORT}
+                member = {"ip": topology.subscriber.address, "port": BROKER_PORT}
                 tables.append(("[[topic.member]]", member))
         return "\n".join(
             "\n".join((head, *(f"{key} = {json.dumps(value)}" for key, value in values.items())))
@@ -187,17 +184,13 @@ class Ground:
         #: When members stood still: until when (Unix time), and for how many seconds.
         self.stalls: deque[tuple[float, float]] = deque(maxlen=1000)
         self._loop.do(self._begin_ticking())
-        #: Probes that took long: when they came (Unix time), and the seconds.
-        self.delays: deque[tuple[float, float]] = deque(maxlen=10_000)
         self._departed: list[tuple[float, socket.socket]] = []
         self._vanished = 0
         self._pumping = threading.Event()
         self._over = threading.Event()
-        self._latencies: list[int] = []
-        self._probe = self._probe_socket()
-        self._threads = [threading.Thread(target=work) for work in (self._pump, self._watch)]
-        for each in self._threads:
-            each.start()
+        self.probes = Probes(topology, PROBE["id"], _LONG)
+        self._pumps = threading.Thread(target=self._pump)
+        self._pumps.start()
 
     # --- the broker -------------------------------------------------------------------------
 
@@ -409,46 +402,25 @@ class Ground:
             self._pumping.clear()
 
     def _pump(self) -> None:
-        """The probe is sent all the time, the others while events flow."""
-        sock = self._socket(self.topology.publisher)
-        place = (self.topology.broker.address, DATA_PORT)
+        """Probes are sent all the time, the others while events flow."""
         while not self._over.wait(BEAT):
             if self._pumping.is_set():
                 for topic in (*TOPICS, "limited", *self.settings.extras):
                     self._send(topic)
-            with suppress(ConnectionRefusedError):
-                sock.sendto(bytes([PROBE["id"]]) + b"%d" % time.time_ns(), place)
-        sock.close()
-
-    def _watch(self) -> None:
-        """How long each probe took until the kernel of the subscriber's node had it."""
-        while not self._over.is_set():
-            # Something else may have been sent to the topic, by who is hostile.
-            with suppress(TimeoutError, ValueError):
-                data, ancillary, *_ = self._probe.recvmsg(64, 64)
-                seconds, nanoseconds = _STAMP.unpack(ancillary[0][2])
-                took = seconds * _NS + nanoseconds - int(data[1:])
-                self._latencies.append(took)
-                if took > _LONG * _NS:
-                    self.delays.append((seconds + nanoseconds / _NS, took / _NS))
-
-    def latencies(self) -> list[int]:
-        """Of the probes since the last call, ns."""
-        found, self._latencies = self._latencies, []
-        return found
+            self.probes.send()
 
     # --- the end ----------------------------------------------------------------------------
 
     def close(self) -> None:
         """End everything; what of the broker is left in the kernel goes, too."""
         self._over.set()
-        for each in self._threads:
-            each.join()
+        self._pumps.join()
+        self.probes.close()
         with self._loop:
             self._loop.do(self._close(), LIMIT)
         if self._program is not None:
             self.end(signal.SIGKILL)
-        for sock in (self._source, self._probe, *(each for _, each in self._departed)):
+        for sock in (self._source, *(each for _, each in self._departed)):
             sock.close()
         with suppress(ProgramFailed):
             self.topology.broker.start((PYTHON, "-m", "tempos", "fastpath", "clean", self.name)).wait(LIMIT)
@@ -469,9 +441,3 @@ class Ground:
 
         made: socket.socket = node.call(make)
         return made
-
-    def _probe_socket(self) -> socket.socket:
-        sock = self._socket(self.topology.subscriber, (self.topology.subscriber.address, _PROBE_PORT))
-        sock.settimeout(0.2)
-        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        return sock

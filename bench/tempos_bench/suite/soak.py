@@ -14,9 +14,11 @@ probes tell how long the broker took. Such a member counts anew, so what it got 
 more, and the run says how many there were; a lease that ended with neither is a fault.
 
 Between them the broker's memory, descriptors and BPF maps, the size of its state, and the latency of strict
-events on the slow path are sampled; at the end each of these is *flat*, *grows*, or is *unclear*. What a
-broker remembers of those that left has bounds, which a few thousand operations fill; so the last part of a
-run is one life, and memory is judged by what that life takes once it has had so many.
+events on the slow path are sampled; at the end each of these is *flat*, *grows*, or is *unclear*. Of latency
+a sample is what the probes of a whole minute took, beside what those took that a bare relay sent on
+(:mod:`tempos_bench.measure.beside`): so what else the machine does is not what is told. What a broker
+remembers of those that left has bounds, which a few thousand operations fill; so the last part of a run is
+one life, and memory is judged by what that life takes once it has had so many.
 """
 
 from __future__ import annotations
@@ -33,11 +35,11 @@ from datetime import datetime
 from urllib.parse import quote
 
 from tempos import TemposError
+from tempos_bench.measure.beside import Beside, Took, corrected
 from tempos_bench.measure.growth import CONFIDENCE, Growth, Sample, growth
 from tempos_bench.measure.legs import Dropped, Legs
 from tempos_bench.measure.second_life import HEARTBEAT, LEASE, until
 from tempos_bench.measure.soaking import TOPICS, Ground, Settings, Worn, any_settings, other_extras
-from tempos_bench.measure.stats import percentile
 from tempos_bench.nodes.topology import build
 from tempos_bench.report.figures import Figure
 from tempos_bench.runs.run import Run
@@ -65,13 +67,17 @@ _MEASURES = {
     "BPF maps": ("MB", 1e6, 0.02, True),
     "state files": ("kB", 1e3, 0.15, False),
     "SQ p50": ("us", 1e3, 0.15, True),
-    "SQ p99": ("us", 1e3, 0.25, True),
+    "SQ p90": ("us", 1e3, 0.25, True),
 }
+#: Those of them that are percentiles of what probes took, beside those of a bare relay.
+_PERCENTILES = {"SQ p50": 50.0, "SQ p90": 90.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """``checkpoint``: seconds between two, ``sample`` between two samples, ``life`` of a broker on average.
+
+    ``minute``: seconds of probes that make a sample of latency.
 
     What is sampled in the first ``warm`` seconds of a life is left out. The last ``steady`` seconds are one
     life, in which memory is looked at after ``filled`` operations. ``probes`` events of each topic tell at a
@@ -81,6 +87,7 @@ class Parameters:
     seconds: float
     checkpoint: float
     sample: float
+    minute: float
     life: float
     warm: float
     steady: float
@@ -107,7 +114,13 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
                 if topology.broker.inquire("XDP program", name=each)]  # fmt: skip
         if left:
             soak.fault(f"left in the kernel behind everything: {left}")
+    soak.samples |= {name: corrected(each) for name, each in soak.beside.items()}
     found = {name: _growth(name, soak.samples) for name in _MEASURES}
+    for name, each in soak.beside.items():
+        bare = sorted(one.bare / 1e3 for one in each)
+        progress.note(
+            f"{name}: the bare relay took {bare[0]:.0f} to {bare[-1]:.0f} us, in {len(bare)} minutes"
+        )
     progress.add_table(
         f"per hour, with {CONFIDENCE:g} % intervals",
         ("", "level", "grows by %", "from", "to", "verdict"),
@@ -130,8 +143,9 @@ def run(p: Parameters, progress: Run) -> list[Figure]:
 
 def _growth(name: str, samples: dict[str, list[Sample]]) -> Growth:
     _, scale, tolerance, by_life = _MEASURES[name]
+    robust = name in _PERCENTILES
     scaled = [Sample(s.at, s.life if by_life else 0, s.value / scale) for s in samples.get(name, [])]
-    return growth(scaled, tolerance)
+    return growth(scaled, tolerance, robust=robust)
 
 
 def _percent(share: float) -> float:
@@ -161,6 +175,9 @@ class _Soak:
         self.checkpoints = 0
         self.faults: list[str] = []
         self.samples: dict[str, list[Sample]] = {}
+        #: What probes took, by percentile; those of the minute that is not over, and when it began.
+        self.beside: dict[str, list[Beside]] = {}
+        self._minute, self._minute_began = Took(), 0.0
         #: What comes by random, and how often beside the others.
         self._operations: dict[Callable[[], None], int] = {
             self._join: 6, self._join_slowly: 1, self._drain: 4, self._go: 2, self._vanish: 2,
@@ -192,6 +209,8 @@ class _Soak:
 
     def _wear(self, end: float) -> None:
         rng = self._rng
+        # What came while nothing was done is no sample.
+        self._ground.probes.take()
         while time.monotonic() < end:
             if self._is_due():
                 self._another_life()
@@ -306,8 +325,9 @@ class _Soak:
         self._ground.settings = settings
         self._story.append(f"starts: mode {settings.mode}, worker {settings.worker_sq}, {settings.on_stop}")
         self._ground.start()
-        self._ground.latencies()
-        self._started = time.monotonic()
+        self._ground.probes.take()
+        self._started = self._minute_began = time.monotonic()
+        self._minute = Took()
         self._done, self._change = 0, 0
 
     def _end(self, how: signal.Signals) -> None:
@@ -324,9 +344,13 @@ class _Soak:
         if now - self._sampled < self._p.sample:
             return
         self._sampled = now
-        latencies = self._ground.latencies()
+        took = self._ground.probes.take()
         if now - self._started < self._p.warm:
+            self._minute_began = now
             return
+        self._minute.add(took)
+        if now - self._minute_began >= self._p.minute:
+            self._end_minute(now)
         held = self._ground.held()
         values: dict[str, float] = {
             "descriptors": held["descriptors"], "BPF maps": held["maps"],
@@ -334,12 +358,19 @@ class _Soak:
         }  # fmt: skip
         if self._done >= self._p.filled:
             values["memory"] = held["private"]
-        if latencies:
-            values |= {f"SQ p{share}": percentile(latencies, share) for share in (50, 99)}
         for name, value in values.items():
             sample = Sample(now - self._began, self._ground.lives, value)
             self.samples.setdefault(name, []).append(sample)
             self._progress.keep(name, sample)
+
+    def _end_minute(self, now: float) -> None:
+        """What its probes took is a sample."""
+        middle = (self._minute_began + now) / 2 - self._began
+        for name, share in _PERCENTILES.items():
+            if (beside := self._minute.beside(share, middle, self._ground.lives)) is not None:
+                self.beside.setdefault(name, []).append(beside)
+                self._progress.keep(name, beside)
+        self._minute, self._minute_began = Took(), now
 
     def _look_at_changes(self) -> None:
         """Whose lease has ended since the last look, and whether anything stood still that explains it."""
@@ -358,7 +389,7 @@ class _Soak:
         ground = self._ground
         members, broker = (
             max((took for end, took in list(noted) if end >= early and end - took <= late), default=0.0)
-            for noted in (ground.stalls, ground.delays)
+            for noted in (ground.stalls, ground.probes.delays)
         )
         what = f"{name} ended: members stood still for {members:.2f} s, the broker for {broker:.2f} s"
         if members + broker < _STALL:
