@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -303,6 +304,52 @@ def test_what_survived_forwards_on_whatever_start_fails_and_the_next_one_takes_i
         members.leave(member)
         account = life.topic("events")
         assert (account["received"], account["balanced"]) == (200, True)
+        life.kill()
+
+
+#: Steps of a start from where what survived is taken over: module, class, what is about to be done.
+STEPS = (
+    ("tempos_fastpath.offload", "Offload", "take_over"),
+    ("tempos_fastpath.offload", "Offload", "configure"),
+    ("tempos_broker.routes", "Routes", "resume_all"),
+    ("tempos_broker.lives.continuity", "Continuity", "begin"),
+    ("tempos_broker.worker.slowpaths", "SlowPaths", "start"),
+    ("tempos_broker.worker.slowpaths", "SlowPaths", "start_worker"),
+)
+ENDED = """
+import importlib, os
+owner = getattr(importlib.import_module({0!r}), {1!r})
+step = getattr(owner, {2!r})
+def ended(*args, **options):
+    os.kill(os.getpid(), {3})
+    return step(*args, **options)
+setattr(owner, {2!r}, ended)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_what_survived_forwards_on_wherever_a_start_is_ended(life: Life, how: signal.Signals) -> None:
+    """By a service manager that has lost patience, at whatever step; and the next one goes on with all."""
+    # Who is told to stop finishes its start, and goes by that.
+    on_stop = "withdraw" if how == signal.SIGKILL else "keep"
+    with Members(life) as members:
+        life.start()
+        member = members.join("events", "g")
+        until(lambda: life.ask("/v1/topics/events")["path"] == "fast")
+        life.send(EVENTS)
+        life.kill()
+        for number, step in enumerate(STEPS, 2):
+            with pytest.raises(ProgramFailed) as failure:
+                life.start(before=ENDED.format(*step, int(how)), fast={"on_stop": on_stop})
+            assert "Traceback" not in str(failure.value)
+            life.send(EVENTS)
+            until(lambda: member.stats.datagrams == 50 * number, f"ended before {step}")  # noqa: B023
+        life.start()
+        life.send(EVENTS)
+        until(lambda: member.stats.datagrams == life.sent[EVENTS], "after all of them")
+        members.leave(member)
+        account = life.topic("events")
+        assert (account["received"], account["balanced"]) == (life.sent[EVENTS], True)
         life.kill()
 
 
