@@ -82,6 +82,7 @@ def status_head(
                 ],
                 "kernel": {"release": platform.release(), "lacks": list(fast.lacks)},
                 "bypassed": list(fast.bypassed),
+                "following": fast.following,
                 "passed": labelled(_passed(of_no_topic(fast_counters, states))),
                 "drops": as_values(drops),
             },

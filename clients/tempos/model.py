@@ -267,6 +267,8 @@ class FastPathStatus:
 
     ``lacks``: what this kernel does not have that the fast path would use, and what happens instead.
     ``bypassed``: what the host's firewall does, or may do, with datagrams that the fast path takes.
+    ``following``: the network has just changed; until programs and routes go by it, what a change concerns
+    may take the slow path, whatever topics say.
     """
 
     mode: str
@@ -274,3 +276,4 @@ class FastPathStatus:
     interfaces: tuple[InterfaceStatus, ...] = ()
     lacks: tuple[str, ...] = ()
     bypassed: tuple[str, ...] = ()
+    following: bool = False

@@ -249,8 +249,16 @@ class Programs:
         """Take for ours what is for these addresses, and nothing else."""
         with self._changing:
             self._loader.relisten(listen)
+            self._load_ahead(facts)
             self.attachments = tuple(self._renew_one(each, facts) for each in self.attachments)
             self._serve_clones("tc takes nothing where it is for former addresses")
+
+    def _load_ahead(self, facts: Facts) -> None:
+        """Load what is to take the place of the programs that are attached, all at a time."""
+        there = [each for each in self.attachments if each.link and each.ifindex in facts.interfaces]
+        gates = {each.ifindex: self._gate(facts.interfaces[each.ifindex], facts) for each in there}
+        self._loader.prepare({(each.link.mode, each.told.tags, gates[each.ifindex])
+                              for each in there if each.link})  # fmt: skip
 
     def _renew_one(self, attachment: Attachment, facts: Facts) -> Attachment:
         if attachment.link is None or attachment.ifindex not in facts.interfaces:

@@ -4,16 +4,20 @@ What a program does with a partial checksum, and how it learns of a tag, is fixe
 are shared by all, and are those of an earlier broker where it left some. Where latency is to be measured,
 another program of the object is attached, so that the usual one has nothing of it. Which addresses and MACs
 are ours is fixed as well: where they change, programs are loaded anew, in some tenths of a second, and put in
-the place of the old ones; the last few of those stay, for when it changes back. Blocking.
+the place of the old ones, for several interfaces on several processors at a time; the last few of those stay,
+for when it changes back. Blocking.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeAlias
 
+from tempos import Unavailable
 from tempos._abi import Tags
 from tempos._rows import Rows
 from tempos.errors import one_line
@@ -116,6 +120,21 @@ class Loader:
             if not self._kept:
                 self.stamp()
         return loaded.program(TIMED if self._timed else PROGRAM)
+
+    def prepare(self, variants: Collection[Variant]) -> None:
+        """Load those of these programs that are not there yet, side by side: each costs a processor's time.
+
+        Once one is loaded. What the kernel refuses is refused again, in words, when it is asked for.
+        """
+        lacking = {self.settings(*each): each[2] for each in variants}
+        lacking = {key: gate for key, gate in lacking.items() if self._held.get(key) is None}
+        if len(lacking) < 2:
+            return
+        with ThreadPoolExecutor(min(len(lacking), os.cpu_count() or 1)) as threads:
+            loading = {key: threads.submit(self._open, key, gate) for key, gate in lacking.items()}
+        for key, loaded in loading.items():
+            with contextlib.suppress(Unavailable):
+                self._held.put(key, loaded.result())
 
     @property
     def listen(self) -> tuple[str, ...]:

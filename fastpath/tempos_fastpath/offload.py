@@ -51,7 +51,7 @@ from tempos_fastpath.survival.pins import LATENCY
 from tempos_fastpath.swaps import Swaps, waits_once
 from tempos_fastpath.tickets import SharedTickets
 from tempos_fastpath.topics import SharedTopics
-from tempos_fastpath.words import Choices, with_generic
+from tempos_fastpath.words import Choices, interfaces_of, why_none, with_generic
 
 #: Seconds between two looks at the network without an event, each of which also has the kernel confirm
 #: the neighbours in use: redirected frames do not pass its own stack, so nothing else keeps them fresh.
@@ -139,6 +139,8 @@ class Offload:
         self._changed = Bell()
         #: Whether more than neighbours may have changed since the last look.
         self._more_changed = False
+        #: Whether programs may not go by the network as it is yet.
+        self._following = False
         self._trigger = ChangeTrigger(
             self._on_network, feature_group, lambda *it: self._facts.knows(*it) and not self._reading.locked()
         )
@@ -212,22 +214,16 @@ class Offload:
         """The weakest mode of the interfaces that carry the program, and how each came to its own."""
         if self._closed:
             return FastPathStatus("none", "the fast path is closed")
-        present = self._facts.interfaces.keys()
-        interfaces = tuple(each.status(present) for each in self._programs.attachments)
-        names = {each.name for each in interfaces}
-        interfaces += tuple(each for each in self._unseen if each.name not in names)
+        interfaces = interfaces_of(self._programs.attachments, self._facts, self._unseen)
         modes = [each.mode for each in interfaces if each.mode != "none"]
         if not modes:
-            there = any(each.ifindex for each in self._programs.attachments)
-            named = ", ".join(each.interface for each in self._programs.attachments)
-            waits = f"waits for an interface: {named or 'one with a listen address'}"
-            reason = "no interface is left" if there else waits
-            return FastPathStatus("none", reason, interfaces)
+            return FastPathStatus("none", why_none(self._programs.attachments), interfaces)
         reason = ", ".join(f"{each.name}: {each.mode} ({each.reason})" for each in interfaces)
         mode = "generic" if "generic" in modes else "native"
-        _, more = served_now(self._resources.entrances.listen, self._facts)
-        note = f"{more}{self._note}{self._programs.note}"
-        return FastPathStatus(mode, f"{reason}{note}", interfaces, self._lacks, self._firewall.passed_by)
+        _, beyond = served_now(self._resources.entrances.listen, self._facts)
+        note = f"{beyond}{self._note}{self._programs.note}"
+        more = self._lacks, self._firewall.passed_by, self._following
+        return FastPathStatus(mode, f"{reason}{note}", interfaces, *more)
 
     def rows(self) -> Mapping[int, int]:
         """Where the topics whose routes an earlier broker left stand in the tables."""
@@ -425,6 +421,7 @@ class Offload:
 
     def _on_network(self, more: bool) -> None:
         self._more_changed |= more
+        self._following |= more
         self._ask_anew |= more
         self._changed.set()
 
@@ -472,6 +469,7 @@ class Offload:
                 else:
                     await self._look_at_all(first_resolve=not event)
                 self._trouble.gone()
+                self._following = self._more_changed
             except Unavailable as error:
                 self._trouble(
                     f"the fast path's routes stay as they are until the next look: {one_line(error)}"
@@ -487,8 +485,11 @@ class Offload:
     async def _look_at_all(self, *, first_resolve: bool) -> None:
         if first_resolve:
             await self._resolve(self._wanted.neighbours(self._facts))
-        await self._in_thread(self._firewall.look)
         await self._look()
+        if self._outdated():
+            # At once: what leaves by what is gone is lost, and to load programs takes its time.
+            self._tell()
+        await self._in_thread(self._firewall.look)
         mended, unseen = await self._mend(), self._unseen
         self._unseen = self._resources.unseen(self._facts)
         if mended:

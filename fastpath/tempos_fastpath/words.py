@@ -45,6 +45,15 @@ def with_generic(
     return unseen + tuple(InterfaceStatus(name, "none", no_copies) for name in generic if no_copies)
 
 
+def interfaces_of(
+    attachments: Sequence[Attachment], facts: Facts, unseen: Sequence[InterfaceStatus]
+) -> tuple[InterfaceStatus, ...]:
+    """How each interface is served: those that were to have a program, then others that events come in by."""
+    found = tuple(each.status(facts.interfaces.keys()) for each in attachments)
+    names = {each.name for each in found}
+    return found + tuple(each for each in unseen if each.name not in names)
+
+
 def mode_of(attachments: Iterable[Attachment], facts: Facts) -> str:
     """The mode that events are forwarded in; where interfaces differ, which those are; empty: in none."""
     # By a bridge that nothing is plugged into no event comes in.
@@ -60,6 +69,14 @@ def mode_of(attachments: Iterable[Attachment], facts: Facts) -> str:
     if len(modes) < 2:
         return next(iter(modes), "")
     return f"native (generic on {', '.join(modes['generic'])})"
+
+
+def why_none(attachments: Sequence[Attachment]) -> str:
+    """Why no interface carries a program."""
+    if any(each.ifindex for each in attachments):
+        return "no interface is left"
+    named = ", ".join(each.interface for each in attachments)
+    return f"waits for an interface: {named or 'one with a listen address'}"
 
 
 def why_fast(plan: Plan, mode: str, facts: Facts, unseen: Sequence[InterfaceStatus]) -> str:

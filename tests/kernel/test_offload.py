@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import subprocess
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path as File
@@ -12,6 +15,7 @@ from pathlib import Path as File
 import pytest
 from support.features import no_tcx
 from support.nodes import configure, udp
+from support.waiting import LIMIT
 from support.watched import Watched, in_broker
 
 from tempos import Framing, Group, Member, Path, PathChoice, PathPolicy, Reason, Route, Topic, Unavailable
@@ -22,8 +26,10 @@ from tempos_bpf.links import XdpMode, attach_xdp, query_xdp
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath import drops
 from tempos_fastpath.loading import OBJECT, PROGRAM
+from tempos_fastpath.network.facts import Facts
 from tempos_fastpath.network.kernel import Kernel
 from tempos_fastpath.offload import Offload
+from tempos_fastpath.resources import Resources
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
@@ -60,6 +66,54 @@ def test_the_status_says_what_the_kernel_lacks(topology: Topology) -> None:
     assert len(lacks) == (running.redirects() is None) + (not running.tc_links())
     in_broker(topology, this_one)
     in_broker(topology, older, kernel=Kernel(redirects=lambda: None, tc_links=lambda: False))
+
+
+def test_it_says_that_it_follows_until_programs_go_by_the_network_as_it_is(topology: Topology) -> None:
+    async def until(condition: Callable[[], bool]) -> None:
+        while not condition():
+            await asyncio.sleep(0.001)
+
+    async def scenario(offload: Offload) -> None:
+        await until(lambda: not offload.status().following)
+        for change in ("add", "del"):
+            before = offload._programs.listen
+            await asyncio.to_thread(
+                subprocess.run, ("ip", "address", change, "10.0.1.77/32", "dev", "eth0"), check=True
+            )
+            await until(lambda: offload.status().following)
+            # Who asks twice a millisecond finds no moment at which it is said too early.
+            await until(lambda: not offload.status().following)
+            assert set(offload._programs.listen) ^ set(before) == {"10.0.1.77"}
+
+    in_broker(topology, scenario)
+
+
+def test_of_an_interface_that_is_gone_is_told_before_programs_are_seen_to(
+    topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To load them takes its time, in which what leaves there would be lost."""
+    seeing, go_on = threading.Event(), threading.Event()
+    follow = Resources.follow
+
+    def slowly(self: Resources, facts: Facts) -> bool:
+        seeing.set()
+        assert go_on.wait(LIMIT)
+        return follow(self, facts)
+
+    async def scenario(offload: Offload) -> None:
+        watched = Watched(offload, route(Member(C, 5000)))
+        await watched.until(Path.FAST)
+        monkeypatch.setattr(Resources, "follow", slowly)
+        watched.forget()
+        try:
+            await asyncio.to_thread(subprocess.run, ("ip", "link", "delete", "eth1"), check=True)
+            await watched.until(Path.SLOW)
+            assert await asyncio.to_thread(seeing.wait, LIMIT)
+            assert offload.status().following
+        finally:
+            go_on.set()
+
+    in_broker(topology, scenario)
 
 
 @pytest.mark.parametrize("mode", ["auto", "native", "generic"])

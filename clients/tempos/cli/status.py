@@ -72,6 +72,8 @@ def render(document: Mapping[str, Any]) -> Iterator[str]:
         yield f"        kernel {kernel['release']}: {lack}"
     for each in fast.get("bypassed", ()):
         yield f"        passes the host's firewall by: datagrams to the data port are {each}"
+    if fast.get("following"):
+        yield "        the network has just changed: until programs go by it, what that is about may go slow"
     if fast.get("passed"):
         yield f"        passed up before a topic was read: {counts(fast['passed'])}"
     for interface, errors in fast.get("drops", {}).items():

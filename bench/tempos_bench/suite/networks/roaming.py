@@ -4,7 +4,8 @@ What changes when is drawn from the seed (:mod:`tempos_bench.measure.roaming`). 
 moment on in which the network is whole again,
 
 * events of every publisher come to every group and member within two heartbeats: nobody is restarted;
-* what a topic's status says of its path is what its events do.
+* what a topic's status says of its path is what its events do, unless the broker says that the network has
+  just changed and its programs have not followed yet.
 
 At checkpoints publishers rest, and then every account balances, no event came twice, members gave to their
 programs at least what the ledgers say, and what is missing is told: each event that was sent was received by
@@ -170,10 +171,19 @@ class _Roaming:
 
     def _agrees(self) -> None:
         """What is said to be fast is fast, once the program has had its moment to hear of the change."""
+        if not until(lambda: not self._following(), LIMIT):
+            self.fault(f"programs do not follow the network within {LIMIT:.0f} s: {self._fastpath()}")
         for topic in TOPICS:
             said: list[str] = []
             if not until(lambda topic=topic, said=said: self._keeps_its_word(topic, said), _FOLLOWS):  # type: ignore[misc]
                 self.fault(f"{topic} {said[-1]}")
+
+    def _fastpath(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._ground.ask(self._ground.active, "/v1/status")["paths"]["fast"]
+        return found
+
+    def _following(self) -> bool:
+        return bool(self._fastpath()["following"])
 
     def _keeps_its_word(self, topic: str, said: list[str]) -> bool:
         before = self._topic(topic)
@@ -183,10 +193,10 @@ class _Roaming:
         until(lambda: bool(self._topic(topic)["received"] >= wanted), LIMIT)
         after = self._topic(topic)
         slow, fast = after["slow"] - before["slow"], after["fast"] - before["fast"]
-        fastpath = self._ground.ask(self._ground.active, "/v1/status")["paths"]["fast"]
+        fastpath = self._fastpath()
         said.append(f"is said to be fast, and {slow} of {slow + fast} events were not: {after['reason']}, "
                     f"passed {before['passed']}, {after['passed']}; {fastpath['reason']}")  # fmt: skip
-        return bool(slow <= fast or after["path"] != "fast")
+        return bool(slow <= fast or after["path"] != "fast" or fastpath["following"])
 
     # --- changes ----------------------------------------------------------------------------
 
