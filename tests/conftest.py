@@ -24,6 +24,24 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: left out of the short form of a kernel's run")
 
 
+#: Files that take a minute and more.
+_LONG = frozenset({
+    "test_scenarios.py", "test_next_life.py", "test_fleet_failures.py", "test_foreign_groups.py",
+    "test_manual.py", "test_fleet.py", "test_fanout.py", "test_sources.py", "test_trigger_opcua_security.py",
+})  # fmt: skip
+#: Folders of tests, those first whose files take longest: at the end short ones fill every place.
+_LONGEST_FIRST = ("net", "networks", "parity", "kernel", "sim", "unit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        folder = item.path.parent.name
+        rank = _LONGEST_FIRST.index(folder) if folder in _LONGEST_FIRST else 0
+        return rank, item.path.name not in _LONG
+
+    items.sort(key=place)
+
+
 def pytest_pycollect_makemodule(module_path: Path) -> None:
     """Properties are set up before a module that has some is imported; others do without hypothesis."""
     if b"hypothesis" in module_path.read_bytes():

@@ -114,11 +114,7 @@ def told(trigger: Trigger) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("policy", "mode"),
-    [
-        ("Basic256Sha256", "SignAndEncrypt"),
-        ("Basic256Sha256", "Sign"),
-        ("Aes256Sha256RsaPss", "SignAndEncrypt"),
-    ],
+    [("Basic256Sha256", "Sign"), ("Aes256Sha256RsaPss", "SignAndEncrypt")],
 )
 async def test_values_come_by_a_secure_channel(
     broker: BrokerBeside,

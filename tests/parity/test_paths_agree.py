@@ -153,6 +153,8 @@ class Lane:
                 else:
                     self.broker.wait_path(topic.name, Path.FAST)
         self._sentinels = 0
+        #: As it was after the last row.
+        self._status = self.broker.status()
 
     def _groups(self, address: str, topic: Topic, count: int) -> tuple[Group, ...]:
         """So many groups of three; no port twice, and no group that begins as the one before."""
@@ -172,7 +174,7 @@ class Lane:
         return self.inject(row.frames(self.addresses), partial=row.partial, mark=row.mark)
 
     def inject(self, into: list[bytes], *, partial: bool = False, mark: int = 0) -> Outcome:
-        before = self.broker.status()
+        before = self._status
         for frame in into:
             self.injector.send(frame, partial=partial, mark=mark)
         self._sentinels += 1
@@ -190,7 +192,7 @@ class Lane:
         frames = [frame for frame in self.capture.until(is_sentinel, LIMIT) if UDP in Ether(frame)]
         for packet in map(Ether, frames):
             assert packet[IP].src == self.source.get(packet[UDP].dport, packet[IP].src), "from what it asked"
-        after = self.broker.status()
+        after = self._status = self.broker.status()
         return Outcome(
             out=tuple(sorted(map(normalised, frames))),
             refused=_difference(_refused(before), _refused(after)),
