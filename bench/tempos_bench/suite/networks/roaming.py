@@ -186,6 +186,8 @@ class _Roaming:
         return bool(self._fastpath()["following"])
 
     def _keeps_its_word(self, topic: str, said: list[str]) -> bool:
+        if self._following():
+            return True
         before = self._topic(topic)
         if before["path"] != "fast" or "takes the slow path" in before["reason"]:
             return True
@@ -195,7 +197,8 @@ class _Roaming:
         slow, fast = after["slow"] - before["slow"], after["fast"] - before["fast"]
         fastpath = self._fastpath()
         said.append(f"is said to be fast, and {slow} of {slow + fast} events were not: {after['reason']}, "
-                    f"passed {before['passed']}, {after['passed']}; {fastpath['reason']}")  # fmt: skip
+                    f"passed {after['passed']} and before a topic was read {fastpath['passed']}; "
+                    f"{fastpath['reason']}")  # fmt: skip
         return bool(slow <= fast or after["path"] != "fast" or fastpath["following"])
 
     # --- changes ----------------------------------------------------------------------------
