@@ -198,21 +198,24 @@ async def test_whatever_becomes_of_the_store_all_agree_in_the_end() -> None:
         await fleet.agree(len(there), heartbeats)
 
 
-async def test_who_leaves_as_soon_as_it_has_come_is_gone_everywhere() -> None:
+@pytest.mark.parametrize("heard", [True, False], ids=["heard of before", "news still"])
+async def test_who_leaves_as_soon_as_it_has_come_is_gone_everywhere(heard: bool) -> None:
     async with world(2, delay=0.05) as fleet:
+
+        async def written(key: str, before: int) -> int:
+            while (entry := fleet.memory.entries.get(key)) is None or entry.revision == before:
+                await asyncio.sleep(0)
+            return entry.revision
+
         for number in range(20):
             fleet.join(0, number)
-        await fleet.agree(40)
+        if heard:
+            await fleet.agree(40)
         for number in range(20):
             key = rows.key_of(holder(number))
-            before = fleet.memory.entries[key].revision
+            before = await in_time(written(key, 0), LIMIT)
             fleet.join(1, number)
-
-            async def is_written(key: str = key, before: int = before) -> None:
-                while fleet.memory.entries[key].revision == before:
-                    await asyncio.sleep(0)
-
-            await in_time(is_written(), LIMIT)
+            await in_time(written(key, before), LIMIT)
             # Its broker has written that it is its home, and not heard of that itself.
             fleet.leave(1, number)
         await fleet.agree(0)

@@ -79,6 +79,29 @@ async def test_of_two_that_make_the_same_topic_at_once_one_does() -> None:
         assert made(fleet.brokers[0])["x"]["rate"] == rate
 
 
+async def test_topics_made_at_once_at_several_brokers_have_ids_of_their_own() -> None:
+    async with world(3, delay=0.05) as fleet:
+        for turn in range(5):
+            orders = [each.add_topic({"name": f"t{turn}/{at}"}) for at, each in enumerate(fleet.brokers)]
+            await asyncio.gather(*orders)
+        names = [f"t{turn}/{at}" for turn in range(5) for at in range(3)]
+        await agree(fleet, *names)
+        assert len({each["id"] for each in made(fleet.brokers[0]).values()}) == len(names)
+        # Of those that name one it is one's.
+        orders = [each.add_topic({"name": f"n{at}", "id": 90}) for at, each in enumerate(fleet.brokers)]
+        came = await asyncio.gather(*orders, return_exceptions=True)
+        refused = [each for each in came if isinstance(each, BaseException)]
+        assert len(refused) == 2
+        assert all(isinstance(each, Conflict) and "id 90" in str(each) for each in refused), refused
+        (winner,) = (f"n{at}" for at, each in enumerate(came) if not isinstance(each, BaseException))
+        await agree(fleet, *names, winner)
+        # And free at once where that one is removed.
+        await fleet.brokers[0].remove_topic(winner)
+        await agree(fleet, *names)
+        await fleet.brokers[1].add_topic({"name": "after", "id": 90})
+        await agree(fleet, *names, "after")
+
+
 async def test_who_was_away_brings_nothing_back_and_what_the_store_forgot_is_told_again() -> None:
     async with world(2) as fleet:
         one, two = fleet.brokers

@@ -30,6 +30,7 @@ from tempos_broker.fleet.drains import Drains
 from tempos_broker.fleet.reached import Reached
 from tempos_broker.fleet.registry import Away, Compacted, LeaseGone, Registry, Write, Written
 from tempos_broker.fleet.rows import BrokerRow, MemberRow
+from tempos_broker.fleet.untold import Untold
 from tempos_broker.fleet.view import View
 from tempos_broker.members.known import Lease
 from tempos_broker.membership import Registry as Members
@@ -101,8 +102,7 @@ class Fleet:
         #: How far we are, as we told last.
         self._told: rows.Progress | None = None
         #: Members of whom there may be something to tell, and others of whom there is something to adopt.
-        self._untold: dict[Holder, None] = {}
-        self._telling: dict[Holder, None] = {}
+        self._untold = Untold()
         #: The revision of what we wrote last.
         self._written = 0
         self._changed: set[Holder] = set()
@@ -122,8 +122,7 @@ class Fleet:
         #: Somebody waits for what there is to tell.
         self._hurry = asyncio.Event()
         self._heard = asyncio.Event()
-        #: How much there was to tell so far, how much was told; who waits for that, and for revisions.
-        self._noted = self._told_upto = 0
+        #: Who waits for what there is to tell to be told, and for revisions.
         self._telling_reached, self._everywhere_reached = Reached(), Reached()
         self._living: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
@@ -207,10 +206,10 @@ class Fleet:
                 continue
             row = self.view.members.get(lease.holder)
             if row is None or row.home == self.me.name or lease.holder not in self._changed:
-                self._untold[lease.holder] = None
+                self._untold.add(lease.holder)
             else:
                 # It has found another home meanwhile. Should it have come to us since, it says so on and on.
-                self._untold.pop(lease.holder, None)
+                self._untold.discard(lease.holder)
         await self._put_in_force(anew=True)
         self._told = None
         await self._store.write([Write(self.me.key, self.me.value())], self._lease)
@@ -218,7 +217,7 @@ class Fleet:
         # Of whom we told before, and who has gone meanwhile.
         for holder, row in self.view.members.items():
             if row.home == self.me.name and not anew and self._members.lease_of(holder) is None:
-                self._untold[holder] = None
+                self._untold.add(holder)
 
     def _lost(self, why: str) -> None:
         if self.away is None:
@@ -314,6 +313,7 @@ class Fleet:
     def _take(self, holder: Holder) -> set[int]:
         """Go by what is told of one member; the topics that this changes."""
         row, lease = self.view.members.get(holder), self._members.lease_of(holder)
+        moved = self.view.has_moved(holder)
         if row is not None and row.home == self.me.name:
             if lease is None and self.view.written.get(row.key, 0) > self._began:
                 # It left before we heard of what we had written ourselves.
@@ -321,6 +321,9 @@ class Fleet:
             return set()
         self._awaited.discard(holder)
         if row is None or not row.wanted:
+            if moved and lease is not None and not lease.home and holder not in self._untold:
+                # It went to another home, and left that before we heard of it.
+                return self._members.goodbye(lease.endpoint, holder.client or 0)
             if lease is not None and not lease.home and lease.hears is not None:
                 # Ours, and not there any more: told again.
                 self._note(holder)
@@ -330,8 +333,10 @@ class Fleet:
             return set() if holder in self._doubtful else homes.release(self._members, holder)
         if holder in self._members.leaving():
             return set()
-        if lease is not None and not lease.home and holder in self._untold:
-            # It has come to us since.
+        if holder in self._untold and (lease is None or not lease.home):
+            # It has come to us since, or left.
+            if lease is None:
+                self._untold.pass_over(holder)
             return set()
         knows_us = self.me.number in row.hears and self.view.written.get(row.key, 0) > self._began
         if not knows_us and (lease is None or not lease.topics):
@@ -366,8 +371,7 @@ class Fleet:
     # --- what we tell -----------------------------------------------------------------------
 
     def _note(self, holder: Holder) -> None:
-        self._untold[holder] = None
-        self._noted += 1
+        self._untold.add(holder)
         self._hurry.set()
         self._work.set()
 
@@ -385,23 +389,18 @@ class Fleet:
                     await in_time(self._hurry.wait(), pause)
             self._hurry.clear()
             self._work.clear()
-            writes: dict[Holder, Write] = {}
-            noted = self._noted
-            self._telling, self._untold = self._untold, {}
-            for holder in self._telling:
-                write = self._write_of(holder)
-                if write is not None:
-                    writes[holder] = write
+            found = ((holder, self._write_of(holder)) for holder in self._untold.begin())
+            writes = {holder: write for holder, write in found if write is not None}
             try:
                 await self._tell_all(writes)
             except BaseException:
-                self._untold = {**self._telling, **self._untold}
+                self._untold.fail()
                 raise
-            finally:
-                self._telling = {}
+            if others := self._untold.end(writes):
+                self._changed |= others
+                self._heard.set()
             free_at = _rested(began, loop.time(), len(writes))
-            self._told_upto = noted
-            self._telling_reached.tell(noted)
+            self._telling_reached.tell(self._untold.told)
             self._wake()
 
     async def _tell_all(self, writes: dict[Holder, Write]) -> None:
@@ -421,9 +420,10 @@ class Fleet:
         self._written = max(self._written, written.revision)
         for holder, write in writes.items():
             if write.key in refused:
+                self._untold.refused(holder)
                 asyncio.get_running_loop().call_later(REFUSED_AGAIN, self._note, holder)
-            elif self.view.wrote(write, written.at[write.key]) and write.value is None:
-                self.view.members.pop(holder, None)
+            else:
+                self.view.wrote_member(holder, write, written.at[write.key])
 
     def _progress(self) -> rows.Progress:
         topics, clients = (len(self._lacking(kind)) for kind in (rows.TOPICS, rows.CLIENTS))
@@ -481,8 +481,8 @@ class Fleet:
 
     @property
     def noted(self) -> int:
-        """How much there was to tell so far, for :meth:`settle`."""
-        return self._noted
+        """How much there was to tell so far, for settle()."""
+        return self._untold.noted
 
     async def settle(self, noted: int, limit: float) -> None:
         """Wait until every broker has in force what had been ``noted`` here, at most so many seconds."""
@@ -506,7 +506,7 @@ class Fleet:
         self.look_soon()
 
     async def _settled(self, noted: int) -> None:
-        while self.away is None and self._told_upto < noted:
+        while self.away is None and self._untold.told < noted:
             await self._telling_reached.until(noted)
         await self._everywhere(self._written)
 
@@ -527,10 +527,10 @@ class Fleet:
 
     async def come(self, holder: Holder, limit: float) -> None:
         """Wait until it is, at most so many seconds."""
-        under_way = holder in self._untold or holder in self._telling
+        under_way = holder in self._untold
         written = self.view.written.get(rows.key_of(holder), 0)
         if under_way:
-            await self.settle(self._noted, limit)
+            await self.settle(self._untold.noted, limit)
         elif written:
             await self.wait_for(written, limit)
 
@@ -541,7 +541,7 @@ class Fleet:
         """
         brokers = max(len(self.view.brokers), 1)
         written = self.view.written.get(rows.key_of(holder))
-        under_way = holder in self._untold or holder in self._telling
+        under_way = holder in self._untold
         others = 0 if written is None or under_way else self.view.confirmed(written, self.me.name)
         return self.view.changes, 1 + others, brokers, *((1,) if self.drains.is_leaving else ())
 

@@ -23,6 +23,8 @@ from tempos_broker.members.known import Wanted
 BROKERS, IN_FORCE, MEMBERS, DRAINS = "brokers/", "in-force/", "members/", "drains/"
 #: And what was made at run time: topics by name, clients by id.
 TOPICS, CLIENTS = "topics/", "clients/"
+#: Ids of topics that are being made, each with the topic's name.
+IDS = "ids/"
 #: Of such things, the option that is the rest of the key.
 MADE = {TOPICS: "name", CLIENTS: "id"}
 

@@ -81,6 +81,10 @@ class Shared(abc.ABC):
     async def _take_out(self, name: str) -> object:
         """Remove one here, made at run time."""
 
+    async def _claim(self, document: dict[str, Any]) -> None:
+        """Have what a new one has to itself beside its name; raises Conflict if another broker was faster."""
+        return
+
     # --- orders -----------------------------------------------------------------------------
 
     async def _adding(
@@ -102,7 +106,12 @@ class Shared(abc.ABC):
     ) -> _T:
         async with self._names.one(name):
             self._require_store()
-            before = self._document(name)
+            before, expect = self._document(name), self._view.written.get(self.kind + name, 0)
+            if before is None and self._is_there(name):
+                raise Conflict(
+                    f"the fleet has {self.word} {name!r} already, though not this broker as yet",
+                    "take another name, or change that one at a broker that has it",
+                )
             try:
                 done = await order()
             except asyncio.CancelledError:
@@ -112,7 +121,9 @@ class Shared(abc.ABC):
             try:
                 document = self._document(name)
                 assert document is not None
-                revision = await self._write(name, rows.made(document))
+                if before is None:
+                    await self._claim(document)
+                revision = await self._write(name, rows.made(document), expect)
             except BaseException:
                 await undo(before or {})
                 self._look_again(name)
@@ -128,7 +139,8 @@ class Shared(abc.ABC):
             self._require_store()
             check()
             await self._forget()
-            revision = await self._write(name, rows.removed(self._clock()))
+            expect = self._view.written.get(self.kind + name, 0)
+            revision = await self._write(name, rows.removed(self._clock()), expect)
             try:
                 done = await order()
             except BaseException:
@@ -144,10 +156,10 @@ class Shared(abc.ABC):
                 "nothing was changed; ask again when `tempos fleet status` finds it",
             )
 
-    async def _write(self, name: str, value: bytes) -> int:
+    async def _write(self, name: str, value: bytes, expect: int) -> int:
         key = self.kind + name
         try:
-            written = await self._store.write([Write(key, value, self._view.written.get(key, 0))])
+            written = await self._store.write([Write(key, value, expect)])
         except Away as error:
             raise NotKept(
                 f"the registry of fleet {self._fleet.name!r} is away: {one_line(error)}",

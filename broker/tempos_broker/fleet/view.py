@@ -40,6 +40,8 @@ class View:
         self.revision = 0
         self.brokers: dict[str, BrokerRow] = {}
         self.members: dict[Holder, MemberRow] = {}
+        #: Those that have found another home since they were looked at last, wherever they are now.
+        self.moved: set[Holder] = set()
         #: By key: the revision that wrote it.
         self.written: dict[str, int] = {}
         #: How far each broker is with what concerns all.
@@ -107,7 +109,7 @@ class View:
                 return change.key in self.written
             row = rows.member_in(change.key, change.value)
             return row is None or row.home != me
-        return not change.key.startswith((rows.IN_FORCE, rows.DRAINS))
+        return not change.key.startswith((rows.IN_FORCE, rows.DRAINS, rows.IDS))
 
     def wrote(self, write: Write, at: int) -> bool:
         """Something was written here, and holds from the revision ``at`` on.
@@ -121,6 +123,20 @@ class View:
         else:
             self.written[write.key] = max(at, self.written.get(write.key, 0))
         return True
+
+    def has_moved(self, holder: Holder) -> bool:
+        """Whether it has found another home since this was asked last."""
+        moved = holder in self.moved
+        self.moved.discard(holder)
+        return moved
+
+    def wrote_member(self, holder: Holder, write: Write, at: int) -> None:
+        """A member was written here, or taken away."""
+        row = None if write.value is None else rows.member_in(write.key, write.value)
+        if self.wrote(write, at):
+            self.members.pop(holder, None)
+            if row is not None:
+                self.members[holder] = row
 
     def wrote_made(self, kind: str, name: str, value: bytes, at: int) -> None:
         """A topic or client was written here."""
@@ -141,10 +157,11 @@ class View:
         row = None if value is None else rows.member_in(key, value)
         self.malformed += value is not None and row is None
         changed.add(holder)
-        if row is None:
-            self.members.pop(holder, None)
-        else:
+        before = self.members.pop(holder, None)
+        if row is not None:
             self.members[holder] = row
+            if before is not None and before.home != row.home:
+                self.moved.add(holder)
 
     def _take_broker(self, key: str, value: bytes | None) -> set[Holder]:
         """A broker is another one than it was; members to whom that matters."""
