@@ -138,7 +138,8 @@ def test_interfaces_and_addresses_are_those_that_the_kernel_has(node: Node) -> N
                  each.get("mtu"), (each.get("linkinfo") or {}).get("kind") or "", each.get("link") or 0,
                  each.get("link_netnsid") is not None, each.get("master") or 0,
                  (data := info(each, "data")) is not None and bool(data.get("br_vlan_filtering")),
-                 info(each, "slave_kind") == "bridge" and info(each, "slave_data").get("brport_state") != 3)
+                 info(each, "slave_kind") == "bridge" and info(each, "slave_data").get("brport_state") != 3,
+                 ())
                 for each in netlink.get_links()
             ]  # fmt: skip
             addresses = [(each.get("local") or each.get("address"), each["index"])
