@@ -428,10 +428,10 @@ class Offload:
     async def _look(self) -> None:
         """Read the facts anew, for every destination of a wanted route."""
         async with self._reading:
+            self._more_changed = False
             await self._look_now()
 
     async def _look_now(self) -> None:
-        self._more_changed = False
         native, refused = self._programs.native, dict(self._refused)
         wanted = self._wanted.destinations()
         self._facts = await self._in_thread(self._survey.read, wanted, native, refused, self._port)

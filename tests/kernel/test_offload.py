@@ -28,6 +28,7 @@ from tempos_fastpath import drops
 from tempos_fastpath.loading import OBJECT, PROGRAM
 from tempos_fastpath.network.facts import Facts
 from tempos_fastpath.network.kernel import Kernel
+from tempos_fastpath.network.survey import Survey
 from tempos_fastpath.offload import Offload
 from tempos_fastpath.resources import Resources
 
@@ -84,6 +85,28 @@ def test_it_says_that_it_follows_until_programs_go_by_the_network_as_it_is(topol
             # Who asks twice a millisecond finds no moment at which it is said too early.
             await until(lambda: not offload.status().following)
             assert set(offload._programs.listen) ^ set(before) == {"10.0.1.77"}
+
+    in_broker(topology, scenario)
+
+
+def test_a_route_that_needs_new_facts_keeps_no_program_from_following(
+    topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then all is read anew, of which the watch hears nothing: it has to look all the same."""
+
+    async def scenario(offload: Offload) -> None:
+        monkeypatch.setattr(Survey, "extend", lambda *_: None)
+        while offload.status().following:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(
+            subprocess.run, ("ip", "address", "add", "10.0.1.77/32", "dev", "eth0"), check=True
+        )
+        while not offload.status().following:
+            await asyncio.sleep(0.001)
+        await offload.install(route(Member("10.0.2.55", 5000)))
+        while offload.status().following:
+            await asyncio.sleep(0.001)
+        assert "10.0.1.77" in offload._programs.listen
 
     in_broker(topology, scenario)
 

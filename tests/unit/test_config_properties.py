@@ -62,13 +62,14 @@ limits = st.builds(
 )
 cpus = st.lists(st.integers(0, layout.MAX_CPU), unique=True, max_size=3).map(tuple)
 qualities = st.builds(
-    lambda worker, sockets, share, fifo, cpus, marks: QualityConfig(
+    lambda worker, sockets, share, measured, fifo, cpus, marks: QualityConfig(
         sockets if sockets != "one" or not worker else "auto",
-        share, worker, fifo, cpus[0] if worker else (), cpus[1], *marks,
+        share, measured, worker, fifo, cpus[0] if worker else (), cpus[1], *marks,
     ),
     st.booleans(),
     st.sampled_from(["auto", "ebpf", "classic", "one"]),
     st.integers(0, 50),
+    st.booleans(),
     st.integers(0, 99),
     st.tuples(cpus, cpus),
     st.tuples(st.integers(0, 63), st.integers(0, 63), st.integers(0, 15), st.integers(0, 15)),
