@@ -17,7 +17,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -190,13 +190,13 @@ async def serve(
         broker, where, rereading = ready
         if give_up:
             kept = _real_time(config) and not scheduling.is_allowed(config.quality.priority_sq)
-            with _untold(broker):
-                left = privileges.finish(fast_path=broker.has_fast_path, worker=kept)
+            left = privileges.finish(fast_path=broker.has_fast_path, worker=kept)
             log.info("privileges: %s", left.reason)
         # What there is now stays, thousands of topics it may be: garbage need not be looked for in it while
         # events wait.
         gc.freeze()
         gc.enable()
+        broker.stand()
         words = f"{broker.describe()}; {where}"
         say(f"ready: {words}")
         notify(ready_with(words))
@@ -204,18 +204,6 @@ async def serve(
         await signals.wait()
         notify(STOPPING)
         broker.about_to_close(keep=_KEEP[signals.stopped_by])
-        if (topics := broker.kept()) is not None:
-            say(_stays(topics, config.name))
-
-
-@contextlib.contextmanager
-def _untold(broker: Broker) -> Iterator[None]:
-    """What fails in here fails before anybody is told that the broker is ready."""
-    try:
-        yield
-    except BaseException:
-        broker.fail_start()
-        raise
 
 
 def _stays(topics: Sequence[str], name: str) -> str:
@@ -257,12 +245,14 @@ async def _start(
     store = state.store if state is not None else None
     broker = Broker(
         config, fast, portable=portable, store=store, drawn=drawn, elsewhere=elsewhere, rows=rows,
-        neighbours=_neighbours(config.data_port), registry=registry_of(config.fleet),
+        neighbours=_neighbours(config), registry=registry_of(config.fleet),
     )  # fmt: skip
 
     async def close() -> None:
         # Also where it was told to stop before anybody could see it ready.
         broker.about_to_close(keep=_KEEP[signals.stopped_by])
+        if signals.stopping and (topics := broker.kept()) is not None:
+            say(_stays(topics, config.name))
         await broker.close()
 
     at_the_end("closing the broker", close)
@@ -277,23 +267,22 @@ async def _start(
         at_the_end("ending what viewers are told", feed.close)
     # Last of all that may fail: it takes over what an earlier broker left.
     await broker.start()
-    with _untold(broker):
-        if state is not None:
-            state.rest()
-        if server is not None:
-            await server.start()
-        if feed is not None:
-            feed.begin()
+    if state is not None:
+        state.rest()
+    if server is not None:
+        await server.start()
+    if feed is not None:
+        feed.begin()
     return broker, where, rereading
 
 
-def _neighbours(port: int) -> Neighbours | None:
+def _neighbours(config: BrokerConfig) -> Neighbours | None:
     """What knows who is next on the way to members; None where the kernel cannot be asked for that."""
     if sys.platform != "linux":
         return None
     from tempos_fastpath.network.neighbours import KernelNeighbours
 
-    return KernelNeighbours(port)
+    return KernelNeighbours(config.data_port, {config.quality.dscp(quality) << 2 for quality in Quality})
 
 
 def _tickets(

@@ -322,7 +322,7 @@ class Broker:
         )
         self._adopted = [entry.topic for entry in made if catalogue.named(entry.topic.name) is not entry]
         self._adopted_keys = [each for each in keys if self._clients.named(each.id) is not each]
-        self._ready = False
+        self._ready = self._stands = False
         #: What a signal said about the fast path, over what the configuration says.
         self._keep: bool | None = None
 
@@ -352,6 +352,7 @@ class Broker:
         except BaseException:
             await self.close()
             raise
+        self.stand()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -377,6 +378,7 @@ class Broker:
         await self._routes.resume_all()
         self._tell_start()
         self._fast.on_change(lambda: self._routes.renew_all(self._tasks))
+        self._fast.on_change(self._watch.look_anew)
         self._past.resume_drains()
         # Also in what is stored: the next life may begin before this one hears anybody.
         self._spare()
@@ -421,7 +423,7 @@ class Broker:
         """Stop serving and release everything; safe after a start that failed half-way.
 
         What the kernel forwards it forwards on, as after a kill, if it is to be kept for the next broker, or
-        if it is an earlier one's and this one never got ready. Otherwise it is withdrawn first, so that what
+        if it is an earlier one's and this one never stood. Otherwise it is withdrawn first, so that what
         comes until nothing is let in any more comes up and is served, too.
         """
         keep = self._keeps
@@ -454,7 +456,7 @@ class Broker:
 
     @property
     def _keeps(self) -> bool:
-        if not self._ready:
+        if not self._stands:
             return self._fast.inherited
         wanted = self._keep
         if wanted is None:
@@ -513,9 +515,9 @@ class Broker:
         """See :meth:`Documents.ledger`."""
         return self.documents.ledger()
 
-    def fail_start(self) -> None:
-        """What had to stand beside it does not: it is closed like one whose start failed half-way."""
-        self._ready = False
+    def stand(self) -> None:
+        """All that belongs to it is in place: until then whatever ends it takes no fast path down."""
+        self._stands = True
 
     def about_to_close(self, *, keep: bool | None = None) -> None:
         """Let go of those who wait for others.

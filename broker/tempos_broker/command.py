@@ -34,6 +34,7 @@ examples:
 Prints one line that begins with "ready" when every socket is bound and every program attached.
 Stops cleanly, within 5 seconds. On SIGTERM it leaves the fast path to the next broker of its name,
 as a restart needs it, unless fastpath.on_stop says otherwise; SIGUSR2 always does, Ctrl-C never.
+Before it is ready none of them takes down what an earlier broker left.
 SIGHUP reads the file again.
 """
 

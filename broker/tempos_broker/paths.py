@@ -114,7 +114,7 @@ class FastPath(Protocol):
 
     @property
     def inherited(self) -> bool:
-        """Whether an earlier broker of this name left something that forwards."""
+        """Whether an earlier broker of this name left something that forwards, until it is taken off."""
         ...
 
     @property
@@ -341,12 +341,13 @@ class NoFastPath:
         self._tickets: Tickets = LocalTickets() if tickets is None else tickets
         self._limits: ConfiguredLimits = LocalLimits() if limits is None else limits
         self.former = former
+        self._wound_up = False
         self._adopted: dict[int, int] = {}
         self._choice = PathChoice(Path.SLOW, reason)
 
     @property
     def inherited(self) -> bool:
-        return self.former is not None
+        return self.former is not None and not self._wound_up
 
     @property
     def tickets(self) -> Tickets:
@@ -366,6 +367,7 @@ class NoFastPath:
         if self.former is not None:
             self._adopted = dict(self.former.adopted())
             await self.former.wind_up()
+            self._wound_up = True
 
     async def configure(self, topics: Sequence[Topic]) -> None:
         self._limits.configure(topics)

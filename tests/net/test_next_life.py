@@ -327,11 +327,10 @@ setattr(owner, {2!r}, ended)
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_what_survived_forwards_on_wherever_a_start_is_ended(life: Life, how: signal.Signals) -> None:
-    """By a service manager that has lost patience, at whatever step; and the next one goes on with all."""
-    # Who is told to stop finishes its start, and goes by that.
-    on_stop = "withdraw" if how == signal.SIGKILL else "keep"
+    """By an operator, or a service manager that has lost patience, at whatever step, however it is
+    configured to stop; it says what stays, and the next one goes on with all."""
     with Members(life) as members:
         life.start()
         member = members.join("events", "g")
@@ -340,8 +339,10 @@ def test_what_survived_forwards_on_wherever_a_start_is_ended(life: Life, how: si
         life.kill()
         for number, step in enumerate(STEPS, 2):
             with pytest.raises(ProgramFailed) as failure:
-                life.start(before=ENDED.format(*step, int(how)), fast={"on_stop": on_stop})
+                life.start(before=ENDED.format(*step, int(how)), fast={"on_stop": "withdraw"})
             assert "Traceback" not in str(failure.value)
+            if how != signal.SIGKILL:
+                assert f"end that by: tempos fastpath clean {NAME}" in str(failure.value), f"before {step}"
             life.send(EVENTS)
             until(lambda: member.stats.datagrams == 50 * number, f"ended before {step}")  # noqa: B023
         life.start()
