@@ -350,7 +350,8 @@ class Routes:
             past.cut(topic, memory)
         if self._redelivery is not None:
             self._redelivery.begun(topic, 0)
-        state.route = Route(state.route.topic, epoch, ())
+        # Also behind those of lives that left no more than a journal: its places are found by epochs.
+        state.route = Route(state.route.topic, max(epoch, self._slow.journals.latest(topic)), ())
         return memory
 
     async def _give_route(self, topic: int, memory: Remembered | None) -> None:

@@ -8,6 +8,7 @@ its own, whose size follows from the topic's options.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from tempos._abi import GROUPS_PER_TOPIC, JOURNAL_BYTES, JOURNAL_CELL, JOURNAL_GUARDS
@@ -17,6 +18,8 @@ EPOCHS = 2
 MOST_MEMORY = 1 << 30
 #: What stands in front of the payload in a slot of a journal: ``struct tempos_journal_slot``.
 SLOT_HEAD = 32
+#: Of an identity of a journal: its upper half says whose it is.
+_SAYS_WHOSE = 1 << 63
 
 
 def slots(rows: int) -> int:
@@ -32,6 +35,20 @@ def epoch_row(row: int, epoch: int) -> int:
 def group_slot(row: int, epoch: int, group: int) -> int:
     """Which number is a group's."""
     return epoch_row(row, epoch) * GROUPS_PER_TOPIC + group
+
+
+def journal_owner(name: str, framing: str) -> int:
+    """What the identity of a topic's journals begins with: their upper half."""
+    digest = hashlib.blake2b(f"{framing} {name}".encode(), digest_size=4).digest()
+    return (int.from_bytes(digest, "big") | _SAYS_WHOSE >> 32) << 32
+
+
+def is_owned(identity: int, owner: int) -> bool:
+    """Whether a journal may be that of a topic with this :func:`journal_owner`.
+
+    One that is nobody's yet (0) may be anybody's, as that of a version which did not say whose it was.
+    """
+    return not identity & _SAYS_WHOSE or identity >> 32 == owner >> 32
 
 
 @dataclass(frozen=True, slots=True)

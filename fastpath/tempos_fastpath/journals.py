@@ -11,11 +11,12 @@ import errno
 import os
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from tempos import Topic
 from tempos._abi import JOURNAL_CELL
 from tempos._rows import Rows
-from tempos._slots import JournalLayout
+from tempos._slots import JournalLayout, is_owned, journal_owner
 from tempos.errors import one_line
 from tempos_bpf.errors import BpfError
 from tempos_bpf.maps import Map, MapType, create_map
@@ -64,7 +65,7 @@ class KernelJournals:
             self._refused.pop(topic.id, None)
             row = self._row_of[topic.id]
             try:
-                before = self._held.get(topic.id) or self._table.inner(row)
+                before = self._held.get(topic.id) or self._left(row, topic)
                 replaced = self._replaced.get(topic.id)
                 if before is not None and _layout(before) == layout:
                     made = before
@@ -124,6 +125,20 @@ class KernelJournals:
         while self._former:
             self._former.popitem()[1].close()
 
+    def _left(self, row: int, topic: Topic) -> Map | None:
+        """What an earlier broker left of the topic there; of another one that had its id nothing is taken."""
+        if (left := self._table.inner(row)) is None:
+            return None
+        try:
+            identity = int(_head(left).identity)
+        except BpfError:
+            left.close()
+            raise
+        if is_owned(identity, journal_owner(topic.name, topic.framing.value)):
+            return left
+        left.close()
+        return None
+
     def _replace(self, topic: int, before: Map) -> None:
         if topic not in self._held:
             self._former[topic] = before
@@ -166,10 +181,15 @@ def _make(layout: JournalLayout, before: Map | None) -> Map:
     return made
 
 
-def _layout(journal: Map) -> JournalLayout | None:
-    """How large one is; None: it is of no use."""
+def _head(journal: Map) -> Any:
+    """Its head; raises BpfError where that is none."""
     if journal.value_size != JOURNAL_CELL:
         raise BpfError(f"a journal of cells of {journal.value_size} bytes", errno.EINVAL)
-    head = struct_from("struct tempos_journal", journal.lookup(0) or bytes(JOURNAL_CELL))
+    return struct_from("struct tempos_journal", journal.lookup(0) or bytes(JOURNAL_CELL))
+
+
+def _layout(journal: Map) -> JournalLayout | None:
+    """How large one is; None: it is of no use."""
+    head = _head(journal)
     layout = JournalLayout(int(head.slots), int(head.cells), int(head.bytes))
     return layout if journal.max_entries == layout.all_cells else None

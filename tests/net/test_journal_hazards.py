@@ -109,8 +109,10 @@ def test_what_a_slow_member_asks_for_too_late_is_given_up_and_told(life: Life) -
         gone = 511 - len(numbers)
         assert numbers[:10] == [*range(10)]
         assert numbers[-64:] == [*range(447, 511)], "what the journal holds"
-        # What was on its way as the journal came round is older than what that holds, and some of it was lost.
-        assert [each or 0 for each in numbers] == sorted({each or 0 for each in numbers}), "in their order, once"
+        # What was on its way as the journal came round is older than what that holds; some of it was lost.
+        assert [each or 0 for each in numbers] == sorted({each or 0 for each in numbers}), (
+            "in their order, once"
+        )
         assert 0 < gone < 500
         assert stats.given_up == stats.missed == gone
         assert sum(event.missed for event in lossy.got) == gone

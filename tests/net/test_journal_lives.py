@@ -109,6 +109,67 @@ def test_a_topic_moves_between_paths_and_its_journal_goes_on(life: Life) -> None
             assert_all_kept(life, 1)
 
 
+def bodies(life: Life, name: str) -> list[bytes]:
+    return [base64.b64decode(each["payload"]) for each in life.journal(name)]
+
+
+@pytest.mark.parametrize(
+    ("state", "change"),
+    [
+        ("known", "another name"),
+        ("known", "another framing"),
+        ("known", "another id"),
+        ("known", "the id of another"),
+        ("off", "another name"),
+    ],
+)
+def test_what_was_another_topic_s_is_never_given_to_the_members_of_this_one(
+    life: Life, state: str, change: str
+) -> None:
+    """Its id, and with that its place in the kernel, is a topic's that begins when the broker starts."""
+    wide = {**KEPT, 301: {"name": "wide", "journal": 512}}
+    later = {
+        "another name": {**wide, EVENTS: {**wide[EVENTS], "name": "others"}},
+        "another framing": {**wide, EVENTS: {**wide[EVENTS], "framing": "raw"}},
+        "another id": {PLAIN: wide[PLAIN], 301: wide[301], 2: {"name": "others", "journal": 512}},
+        "the id of another": {EVENTS: {**wide[301]}, PLAIN: wide[PLAIN], 302: {**wide[EVENTS]}},
+    }[change]
+    options = {} if state == "known" else {"state": "off"}
+    with Members(life) as members:
+        life.start(wide, **options)
+        for name in ("events", "plain", "wide"):
+            members.join(name, "g")
+        until(lambda: all(each["path"] == "fast" for each in life.ask("/v1/topics")))
+        life.send(EVENTS)
+        life.send(PLAIN)
+        until(lambda: len(life.journal("events")) == 50)
+        life.kill()
+        life.start(later, **options)
+        assert len(life.journal("plain")) == 50, "this one is what it was"
+        for topic in later.values():
+            if topic["name"] == "plain":
+                continue
+            assert life.journal(str(topic["name"])) == []
+            late = members.join(str(topic["name"]), None, start=10)
+            assert (late.stats.replayed, late.stats.replay_gone) == (0, 0)
+
+
+def test_what_a_life_that_nobody_remembers_has_kept_is_not_taken_for_what_comes_now(life: Life) -> None:
+    """Its last member had left, so nothing in the kernel tells of its epochs but the journal."""
+    with Members(life) as members:
+        for lived in range(3):
+            life.start(KEPT, state="off")
+            member = members.join("events", "g")
+            until(lambda: life.ask("/v1/topics/events")["path"] == "fast")
+            life.send(EVENTS, 20)
+            until(lambda lived=lived: len(life.journal("events")) == 20 * (lived + 1))
+            until(lambda member=member: member.stats.datagrams == 20)
+            members.leave(member)
+            life.kill()
+        life.start(KEPT, state="off")
+        assert bodies(life, "events") == [payload(EVENTS, number) for number in range(60)]
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_new_members_are_given_what_was_kept_over_lives_too(life: Life, way: str) -> None:
     fast, options, path = WAYS[way]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tempos import Topic
-from tempos._slots import JournalLayout
+from tempos._slots import JournalLayout, journal_owner
 from tempos.errors import one_line
 from tempos_broker.account.accounts import Holder
 from tempos_broker.journal.epochs import INSIDE, Epochs
@@ -115,6 +115,11 @@ class Journals:
         """Where an epoch of a topic begins in its journal; 0: nowhere."""
         memory = self.of.get(topic)
         return 0 if memory is None else memory.first(epoch)
+
+    def latest(self, topic: int) -> int:
+        """The highest epoch that a topic's journal knows, maybe of a life that nobody remembers; 0: none."""
+        memory = self.of.get(topic)
+        return 0 if memory is None else memory.latest
 
     def slots(self, topic: int) -> int:
         """How many events of a topic its journal has room for; 0: it has none."""
@@ -225,7 +230,7 @@ class Journals:
 
             given = self._kernel.journal(topic.id, layout) if self._kernel is not None else None
             descriptor = make(layout) if given is None else given
-            memory = Memory(descriptor, layout)
+            memory = Memory(descriptor, layout, journal_owner(topic.name, topic.framing.value))
         except (ImportError, OSError) as error:
             if descriptor >= 0:
                 os.close(descriptor)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _SIZES = struct.Struct("=III")
 _EPOCHS = slice(16, 56)
 _IDENTITY, _IDENTITY_AT = struct.Struct("=Q"), 48
+#: The two epochs that are told of, each u32 but while it is being changed.
+_TWO_EPOCHS, _EPOCHS_AT = struct.Struct("=QQ"), 32
 _U32 = 0xFFFFFFFF
 
 
@@ -65,8 +67,11 @@ WALK = 1024
 class Memory:
     """A journal behind a descriptor, which stays the caller's."""
 
-    def __init__(self, descriptor: int, layout: JournalLayout) -> None:
-        """Raises :class:`OSError` if the memory cannot be had."""
+    def __init__(self, descriptor: int, layout: JournalLayout, owner: int = 0) -> None:
+        """Raises :class:`OSError` if the memory cannot be had.
+
+        ``owner``: whose it is to be if it is nobody's yet, as :func:`~tempos._slots.journal_owner` has it.
+        """
         size = -(-layout.size // mmap.PAGESIZE) * mmap.PAGESIZE
         self._memory = mmap.mmap(descriptor, size, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
         self._held = ffi.from_buffer("uint8_t[]", self._memory, require_writable=True)
@@ -82,13 +87,20 @@ class Memory:
         #: Whether nobody has had it before.
         self.is_new = not self.identity
         if self.is_new:
-            _IDENTITY.pack_into(self._memory, _IDENTITY_AT, secrets.randbits(63) + 1)
+            identity = owner | secrets.randbits(32) if owner else secrets.randbits(62) + 1
+            _IDENTITY.pack_into(self._memory, _IDENTITY_AT, identity)
 
     @property
     def identity(self) -> int:
         """Whose positions they are: another journal has another one, whatever its size."""
         (identity,) = _IDENTITY.unpack_from(self._memory, _IDENTITY_AT)
         return int(identity)
+
+    @property
+    def latest(self) -> int:
+        """The highest epoch that it has a place for; 0: none yet."""
+        told = _TWO_EPOCHS.unpack_from(self._memory, _EPOCHS_AT)
+        return max((each for each in told if each <= _U32), default=0)
 
     def first(self, epoch: int) -> int:
         """The position at which an epoch begins; 0: it is not there."""
