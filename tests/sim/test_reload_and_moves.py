@@ -15,8 +15,10 @@ from tempos import Path as DataPath
 from tempos._rows import Rows
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, StaticMember, TopicConfig
+from tempos_broker.lives import continuity
 from tempos_broker.lives.store import Store
 from tempos_broker.membership import Refused
+from tempos_broker.paths import NoFastPath
 from tempos_broker.tickets import FileTickets
 from tempos_broker.worker.slowpaths import SlowPaths
 
@@ -190,13 +192,13 @@ async def test_whom_the_kernel_served_beyond_its_lease_is_a_member_until_it_coul
         with contextlib.closing(Client(first)) as client:
             client.ask("subscribe", topic="alpha", group="g", port=client.port)
             await client.answer()
-    wall, start = time.time, SlowPaths.start
+    start = SlowPaths.start
 
     async def start_late(self: SlowPaths) -> None:
         await start(self)
         await asyncio.sleep(2 * config.control.heartbeat)
 
-    monkeypatch.setattr(time, "time", lambda: wall() + 3600)
+    monkeypatch.setattr(continuity, "now_there", lambda _: time.time() + 3600)
     monkeypatch.setattr(SlowPaths, "start", start_late)
     again.left = {1: 2} if served else {}
     async with Broker(config, again, store=Store.open(tmp_path / "state")) as second:
@@ -209,6 +211,26 @@ async def test_whom_the_kernel_served_beyond_its_lease_is_a_member_until_it_coul
         await until(lambda: topic(second, "alpha")["epoch"] == 3)
         assert again.withdrawn == [1]
     tickets.close()
+
+
+async def test_a_clock_that_is_set_between_two_lives_ends_no_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, control = free_ports(2)
+    config = BrokerConfig(
+        (TopicConfig(Topic(1, "alpha")),), listen=("127.0.0.1",), data_port=data, control_port=control,
+        api_port=0, control=ControlConfig(lease=5.0, heartbeat=0.4),
+    )  # fmt: skip
+    async with Broker(config, NoFastPath(""), store=Store.open(tmp_path / "state")) as first:
+        with contextlib.closing(Client(first)) as client:
+            client.ask("subscribe", topic="alpha", group="g", port=client.port)
+            await client.answer()
+    wall = time.time
+    monkeypatch.setattr(time, "time", lambda: wall() + 3600)
+    async with Broker(config, NoFastPath(""), store=Store.open(tmp_path / "state")) as second:
+        (group,) = topic(second, "alpha")["groups"]
+        (member,) = group["members"]
+        assert 0 < member["lease_s"] <= 5.0
 
 
 async def test_an_adopted_route_is_kept_as_it_is(tmp_path: Path) -> None:

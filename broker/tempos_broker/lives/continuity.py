@@ -24,6 +24,7 @@ from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.counting import Counting
 from tempos_broker.counts import Counters
+from tempos_broker.lives.clock import now_there
 from tempos_broker.lives.keeper import MARK, UNSTORED, Keeper
 from tempos_broker.lives.memory import (
     UNREADABLE,
@@ -41,7 +42,7 @@ from tempos_broker.lives.memory import (
 )
 from tempos_broker.lives.steps import go_on
 from tempos_broker.lives.store import Store, Stored
-from tempos_broker.lives.wants import WANTED, left_of, wants_in
+from tempos_broker.lives.wants import WANTED, wants_in
 from tempos_broker.members.known import Wanted
 from tempos_broker.membership import Registry
 from tempos_broker.paths import Elsewhere, FastPath, Tickets
@@ -133,15 +134,15 @@ class Continuity:
             # A later life that has a store must not take these counters for those of the one that it knows.
             self.keeper.fall_behind(self.tickets.read(*UNSTORED))
             return
-        stored, now, wall = self._stored.broker, time.monotonic(), time.time()
-        self._registry.departures.restore(kept_out_in(stored), now, wall, alive_in(stored))
+        stored, now, there = self._stored.broker, time.monotonic(), now_there(self._stored.broker)
+        self._registry.departures.restore(kept_out_in(stored), now, time.time(), there)
         if self._moved:
             log.warning("the data port is another one now: clients have to subscribe anew, and will")
         else:
             known = list(wants_in(self.stored(WANTED)))
             self._wanted = {holder: wanted for holder, wanted, _ in known}
             self._shared = {holder for holder, _, shared in known if shared}
-        left = left_of(self._registry.lease, alive_in(self._stored.broker))
+        left = self._registry.lease - max(0.0, there - alive_in(stored))
         for holder in list(self._wanted) if left > 0 else ():
             self._want_again(holder, time.monotonic() + left)
         sources = [(each, each.tickets) for each in self._elsewhere if each.tickets is not None]
@@ -251,7 +252,7 @@ class Continuity:
         :meth:`Registry.spare`.
         """
         last = max(memory.wall, alive_in(self._stored.broker))
-        passed = max(0.0, time.time() - last)
+        passed = max(0.0, now_there(self._stored.broker) - last)
         served = self.owns_adopted and topic in self._fast.adopted()
         for member in memory.members:
             if self._moved and member.client is not None:
@@ -384,7 +385,7 @@ class Continuity:
 
     def resume_drains(self) -> None:
         """Go on with the drains of the former life."""
-        for holder, topics, remaining in drains_in(self._stored.broker, time.time()):
+        for holder, topics, remaining in drains_in(self._stored.broker, now_there(self._stored.broker)):
             self._registry.restore_leaving(holder, topics, time.monotonic() + remaining)
 
     # --- the future -------------------------------------------------------------------------

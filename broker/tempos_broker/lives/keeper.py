@@ -32,6 +32,7 @@ from tempos_broker.account.exporting import ACCOUNTS, Pieces
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.counting import Counting
 from tempos_broker.counts import Counted
+from tempos_broker.lives.clock import UP, up
 from tempos_broker.lives.memory import PROMISED, Kept, Remembered, write, write_with
 from tempos_broker.lives.steps import Endpoint, Known, step_document
 from tempos_broker.lives.store import Step, Store, Thing, Whole
@@ -303,6 +304,7 @@ class Keeper:
             "leaving": leaving,
             "kept_out": kept_out,
             PROMISED: self._promised,
+            UP: up(),
         }
 
     def _members(self, topic: int) -> dict[Endpoint, tuple[int, str | None]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,11 +39,6 @@ def wants_in(things: Mapping[str, Any]) -> Iterator[tuple[Holder, dict[str, Want
         except UNREADABLE:
             continue
         yield holder, found, any(row[4:] for row in known)
-
-
-def left_of(lease: float, alive: float) -> float:
-    """Seconds that are left of leases that were renewed as long as the former life lived."""
-    return lease - max(0.0, time.time() - alive)
 
 
 def _wanted(value: Any) -> str:

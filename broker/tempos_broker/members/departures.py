@@ -163,13 +163,9 @@ class Departures:
         ]
 
     def restore(
-        self, rows: Iterable[tuple[Place, float | None, str]], now: float, wall: float, stored: float
+        self, rows: Iterable[tuple[Place, float | None, str]], now: float, wall: float, since: float
     ) -> None:
-        """Go on keeping them out, in another life; ``stored``: when that was written, by the wall clock.
-
-        A clock that was set back since keeps nobody out for longer than was left then.
-        """
-        since = max(stored, wall)
+        """Go on keeping them out, in another life; ``since``: what time it is by the clock of ``rows``."""
         for place, ends, why in rows:
             if ends is None or ends > since:
                 self.keep_out(place, now, wall, None if ends is None else ends - since, why)
