@@ -43,6 +43,8 @@ _Neighbour = tuple[int, str]
 #: The groups, the mark of their class, and where their members are: in turn, and each once.
 _Towards = tuple[tuple[Group, ...], int, tuple[Destination, ...], frozenset[Destination]]
 _NOTHING: frozenset[Any] = frozenset()
+#: Of a member that no way leads to.
+_NO_MAC, _NO_SOURCE = "00:00:00:00:00:00", "0.0.0.0"  # noqa: S104 - nothing is bound to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class Hop:
     """The way to one member: the interface it leaves by, and both MACs and addresses.
 
     ``source``: the address of ours that its events leave from. ``mac`` is empty for one that is left out:
-    what it is ticketed is dropped.
+    what it is ticketed is dropped. Where that is because no way leads there, the interface is one that others
+    leave by, or any, so that it makes no difference to them.
     """
 
     ip: str
@@ -88,7 +91,8 @@ class Plan:
     CIDR; none: from anywhere. ``why``: of several groups, why they are served in this ``way``. ``tos``:
     that byte of the IPv4 header of what leaves. ``limited``: the topic has a rate, ``journal``: its
     events are kept; what that takes the kernel finds elsewhere. ``pick``: which member of a group gets one.
-    ``options``: of each group what it gets and from whose address; none: all do, from ours.
+    ``options``: of each group what it gets and from whose address; none: all do, from ours. ``nowhere``: of
+    those left out, which no way leads to, and why: the first one; empty for none.
     """
 
     topic: int
@@ -104,6 +108,7 @@ class Plan:
     journal: bool = False
     pick: Pick = Pick.TURN
     options: tuple[GroupOptions, ...] = ()
+    nowhere: str = ""
 
     @property
     def less(self) -> frozenset[int]:
@@ -188,7 +193,8 @@ def plan_route(
 
     ``tos``: the byte of the IPv4 header that marks what leaves of each class; without it 0. ``left_out``:
     where members are (address, and that of ours which their events leave from) whose MAC will not be known
-    soon: the others do not wait for them.
+    soon, or that no frame gets to: the others do not wait for them. Nor do they for one that the kernel
+    takes nothing for.
     """
     refusal = refuse_at_once(route)
     if refusal is not None:
@@ -199,20 +205,30 @@ def plan_route(
     waiting: list[str] = []
     mtu = MAX_U16
     no_redirect = ""
+    nowhere = ""
     mark = (tos or {}).get(route.topic.quality, 0)
     try:
         for at, group in enumerate(route.groups):
             hops: list[Hop] = []
+            keep = bool(options and options[at].keep)
             for member in group.members:
-                egress, towards = _egress(member, facts, mark)
+                absent = (member.ip, member.source) in left_out
+                try:
+                    egress, towards = _egress(member, facts, mark)
+                except _Obstacle as found:
+                    if not (absent or _is_nowhere(member, facts, mark, keep=keep)):
+                        raise
+                    nowhere = nowhere or str(found)
+                    hops.append(Hop(member.ip, member.port, 0, _NO_MAC, "", _NO_SOURCE, member.weight))
+                    continue
                 flow = Flow(towards.source, means.port, member.ip, member.port, egress.index)
-                if options and options[at].keep:
+                if keep:
                     flow = replace(flow, source=None, source_port=None)
                 if why := hindrance(facts.policies, flow, outgoing=True):
                     raise _Obstacle(f"member {member}: {why}")
                 hop = towards.next_hop
                 mac = member.mac or facts.mac_of(egress.index, hop)
-                if mac is None and (member.ip, member.source) in left_out:
+                if mac is None and absent:
                     # Nothing goes there, whatever would.
                     mac = ""
                 else:
@@ -234,10 +250,12 @@ def plan_route(
             more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
             reason = f"no MAC address yet of member {waiting[0]}{more}"
             return Refusal(reason, tuple(dict.fromkeys(unresolved)))
+        if nowhere:
+            groups = _beside(groups, facts, nowhere)
         less = frozenset(at for at, each in enumerate(options) if each.sources or each.every > 1)
         way, why = _choose_way(route.topic.fanout, groups, less, means, no_redirect)
-    except _Obstacle as obstacle:
-        return Refusal(str(obstacle))
+    except _Obstacle as found:
+        return Refusal(str(found))
     if way is Way.BROADCAST:
         mtu = min(mtu, MAX_BROADCAST_MTU)
     topic = route.topic
@@ -255,6 +273,7 @@ def plan_route(
         journal=topic.journal > 0,
         pick=topic.pick,
         options=options,
+        nowhere=nowhere,
     )
 
 
@@ -286,7 +305,7 @@ class Planner:
         # Not by `replace`, which takes as long as all the rest.
         return Plan(
             topic.id, route.epoch, found.framing, found.mtu, found.groups, found.sources, found.way,
-            found.why, found.tos, found.limited, found.journal, found.pick, found.options,
+            found.why, found.tos, found.limited, found.journal, found.pick, found.options, found.nowhere,
         )  # fmt: skip
 
     def knows(self, route: Route, facts: Facts) -> bool:
@@ -403,7 +422,9 @@ class Wanted:
         """Interface and address of who is next on the way to any member whose MAC is not told."""
         used = self._unresolved.all()
         for there, ifindex in self._legs.all():
-            if (way := facts.way_to(there)) is not None:
+            way = facts.way_to(there)
+            # Of one that has another way now, or none, the plan is about to be another.
+            if way is not None and way.ifindex == ifindex:
                 used.add((ifindex, way.next_hop))
         return used
 
@@ -464,6 +485,29 @@ def _egress(member: Member, facts: Facts, tos: int) -> tuple[Interface, WayTo]:
     if not way.source:
         raise _Obstacle(f"member {member}: the kernel names no address that its events would leave from")
     return interface, way
+
+
+def _is_nowhere(member: Member, facts: Facts, tos: int, *, keep: bool) -> bool:
+    """Whether the slow path would get nothing to it either; ``keep``: from the address of whoever sent it."""
+    way = facts.way_to(destination(member, tos))
+    if way is None or not way.nowhere:
+        return False
+    return not keep or member.source is None or any(member.source == ours for ours, _ in facts.addresses)
+
+
+def _beside(groups: Sequence[tuple[Hop, ...]], facts: Facts, nowhere: str) -> list[tuple[Hop, ...]]:
+    """Those that no way leads to, as if they left by what others do, best of their group; or the obstacle."""
+    others = {hop.ifindex for group in groups for hop in group} - {0}
+    some = others or {
+        each.index for each in facts.interfaces.values() if each.ethernet and each.up and each.mac is not None
+    }
+    if not some:
+        raise _Obstacle(nowhere)
+    found = []
+    for group in groups:
+        ifindex = min({hop.ifindex for hop in group} - {0} or some)
+        found.append(tuple(hop if hop.ifindex else replace(hop, ifindex=ifindex) for hop in group))
+    return found
 
 
 _SOME_DO = "some drivers do only while an XDP program is attached to the card"

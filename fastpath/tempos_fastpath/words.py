@@ -81,12 +81,14 @@ def why_none(attachments: Sequence[Attachment]) -> str:
 
 def why_fast(plan: Plan, mode: str, facts: Facts, unseen: Sequence[InterfaceStatus]) -> str:
     """Why a topic is on the fast path. ``unseen``: where events come in that no program sees."""
-    names = {facts.interfaces[index].name for index in plan.interfaces if index in facts.interfaces}
+    used = {hop.ifindex for hop in plan.hops if not hop.left_out} or plan.interfaces
+    names = {facts.interfaces[index].name for index in used if index in facts.interfaces}
     reason = f"XDP {mode}, leaves by {', '.join(sorted(names))}"
     if plan.why:
         reason += f"; {len(plan.groups)} groups: {plan.why}"
     if left_out := sum(hop.left_out for hop in plan.hops):
         reason += f"; {left_out} of {len(plan.hops)} members left out: they cannot be reached"
+        reason += f" ({plan.nowhere})" if plan.nowhere else ""
     if unseen:
         where = "; ".join(f"{each.name} ({each.reason})" for each in unseen)
         reason += f"; what comes in by these takes the slow path: {where}"

@@ -14,11 +14,23 @@ from pathlib import Path as File
 
 import pytest
 from support.features import no_tcx
-from support.nodes import configure, udp
+from support.nodes import configure, ip, udp
 from support.waiting import LIMIT
 from support.watched import Watched, in_broker
 
-from tempos import Framing, Group, Member, Path, PathChoice, PathPolicy, Reason, Route, Topic, Unavailable
+from tempos import (
+    Fanout,
+    Framing,
+    Group,
+    Member,
+    Path,
+    PathChoice,
+    PathPolicy,
+    Reason,
+    Route,
+    Topic,
+    Unavailable,
+)
 from tempos.wire import encode_event
 from tempos_bench.nodes.topology import Topology
 from tempos_bpf.errors import ProgramRefused
@@ -234,15 +246,6 @@ def test_what_the_kernel_cannot_carry_is_refused_in_words(topology: Topology) ->
         "the topic's policy is slow": route(far, topic=replace(TOPIC, policy=PathPolicy.SLOW)),
         "513 members: the fast path carries at most 512 of a topic": route(*[far] * 513),
         f"member {B_NEAR_C}:9998: it is this machine": route(far, Member(B_NEAR_C, 9998)),
-        f"member {C}:9998: its events leave from 10.9.9.9, which this machine does not have now": route(
-            replace(far, source="10.9.9.9")
-        ),
-        f"member {C}:9998: no route to it from 127.0.0.1 (Invalid argument)": route(
-            replace(far, source="127.0.0.1")
-        ),
-        "member 203.0.113.5:9998: no route to it (Network is unreachable)": route(
-            Member("203.0.113.5", 9998)
-        ),
         "no MAC address yet of member 10.0.2.200:9998 on eth1": route(far, Member("10.0.2.200", 9998)),
     }
 
@@ -252,6 +255,44 @@ def test_what_the_kernel_cannot_carry_is_refused_in_words(topology: Topology) ->
             assert choice.path is Path.FAST, "a MAC from the configuration needs no neighbour"
             assert await offload.install(unfit) == PathChoice(Path.SLOW, reason)
             assert offload._programs.map("routes").lookup(TOPIC.id) is None, "the old route must be gone"
+
+    in_broker(topology, scenario)
+
+
+@pytest.mark.parametrize("fanout", [Fanout.AUTO, Fanout.XDP, Fanout.TC])
+def test_members_that_no_way_leads_to_are_left_out_and_the_others_get_theirs(
+    topology: Topology, fanout: Fanout
+) -> None:
+    far = Member(C, 9998, "02:00:00:00:00:99")
+    topic = replace(TOPIC, fanout=fanout)
+    nowhere = {
+        f"member {C}:9998: its events leave from 10.9.9.9, which this machine does not have now": replace(
+            far, source="10.9.9.9"
+        ),
+        f"member {C}:9998: no route to it from 127.0.0.1 (Invalid argument)": replace(
+            far, source="127.0.0.1"
+        ),
+    }
+    for address, kind, why in (
+        (NOWHERE, "", "Network is unreachable"),
+        ("198.51.100.1", "blackhole", "a route drops what goes there (blackhole)"),
+        ("198.51.100.2", "unreachable", "a route says that it cannot be reached (unreachable)"),
+        ("198.51.100.3", "prohibit", "a route forbids it (prohibit)"),
+    ):
+        nowhere[f"member {address}:9998: no route to it ({why})"] = Member(address, 9998)
+        if kind:
+            ip(topology.broker, f"route add {kind} {address}")
+
+    async def scenario(offload: Offload) -> None:
+        if fanout is Fanout.TC and no_tcx():
+            return
+        for reason, lost in nowhere.items():
+            for groups in ([Group("a", (lost, far))], [Group("a", (far,)), Group("b", (lost,))]):
+                if len(groups) == 1 and fanout is not Fanout.AUTO:
+                    continue
+                choice = await offload.install(Route(topic, 1, tuple(groups)))
+                assert choice.path is Path.FAST, choice
+                assert f"1 of 2 members left out: they cannot be reached ({reason})" in choice.reason
 
     in_broker(topology, scenario)
 
@@ -275,8 +316,7 @@ def test_facts_that_change_are_told_and_others_are_not(topology: Topology) -> No
         await watched.told()
         assert (await watched.until(Path.FAST)).path is Path.FAST
         configure(topology.broker, lambda ip: ip.link("set", index=index, state="down"))
-        choice = await watched.until(Path.SLOW)
-        assert choice.reason.startswith(f"member {C}:9998: ")
+        await watched.until(Path.FAST, f"left out: they cannot be reached (member {C}:9998: ")
         configure(topology.broker, lambda ip: ip.link("set", index=index, state="up"))
         await watched.until(Path.FAST)
         await offload.withdraw(TOPIC.id)

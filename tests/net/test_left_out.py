@@ -114,6 +114,56 @@ def test_a_member_without_a_neighbour_costs_the_others_nothing(case: str) -> Non
             assert received(other) >= EVENTS
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_member_that_no_way_leads_to_costs_the_others_nothing(case: str) -> None:
+    """One of the file that there is no way to yet, whose way comes, goes, and is forbidden."""
+    mode, portable, fanout = CASES[case]
+    require_netns()
+    if mode != "off":
+        require_kernel()
+    topic = Topic(id=7, name="news", fanout=fanout)
+    with build("straight") as topology, ExitStack() as stack:
+        lost = Member("203.0.113.5", 5000)
+        groups = [Group("workers", (lost,))]
+        if fanout is not Fanout.AUTO:
+            groups.append(Group("others", (Member(topology.subscriber.address, 5001),)))
+        broker = stack.enter_context(Broker(topology.broker, {topic: groups}, mode=mode, portable=portable))
+        sub = Subscriber(topology.facing_subscriber, topic.name, group="workers")
+        topology.subscriber.call(sub.__enter__)
+        add_address(topology, lost.ip)
+        way = f"{lost.ip}/32 via {topology.subscriber.address}"
+        try:
+            for number, (order, why) in enumerate(
+                (
+                    ("", "no way to it (Network is unreachable)"),
+                    (f"route add {way}", ""),
+                    (f"route replace prohibit {lost.ip}/32", "no way to it (a route forbids it (prohibit))"),
+                    (f"route replace {way}", ""),
+                ),
+                1,
+            ):
+                if order:
+                    ip(topology.broker, order)
+                until(lambda: bool(left_out(broker, lost)) == bool(why), order or "nothing")  # noqa: B023
+                assert why in left_out(broker, lost)
+                if mode != "off":
+                    status = broker.wait_path(topic.name, Path.FAST, LIMIT)
+                    until(lambda: ("1 of" in broker.topic(topic.name).reason) == bool(why), order)  # noqa: B023
+                before = broker.topic(topic.name)
+                publish(topology, 400)
+                status = broker.wait_received(topic.name, before.received + 400, LIMIT)
+                until(lambda: sub.stats.datagrams == 200 * number, order)  # noqa: B023
+                if mode != "off":
+                    assert status.slow == before.slow
+                    assert status.fast - before.fast == 400 if fanout is not Fanout.AUTO else True
+                assert status.closed, status
+        finally:
+            drained = topology.subscriber.call(sub.drain)
+            sub.close()
+        assert drained is not None
+        assert drained.lost == 0
+
+
 def left_out(broker: Broker, member: Member) -> str:
     """Why, in the status's words."""
     for group in broker.entry(TOPIC.name)["groups"]:

@@ -22,11 +22,15 @@ class Watched:
         offload.on_change(self._event.set)
 
     async def until(self, wanted: Path, reason: str = "") -> PathChoice:
-        """Install whenever told to, until the choice is the wanted one, for a reason that says so."""
+        """Install whenever told to, until the choice is the wanted one, for a reason that says so.
+
+        Without one: with nobody left out.
+        """
         while True:
             self.forget()
             choice = await self.offload.install(self._route)
-            if choice.path is wanted and reason in choice.reason:
+            said = (reason or "left out") in choice.reason
+            if choice.path is wanted and said == bool(reason):
                 return choice
             await self.told()
 

@@ -13,7 +13,7 @@ pytest.importorskip("pyroute2")
 
 from tempos_fastpath.network.facts import Facts, Interface, Way, destination
 from tempos_fastpath.network.targets import targets_of
-from tempos_fastpath.plan import Hop, Means, Plan, Planner, Refusal, plan_route
+from tempos_fastpath.plan import Hop, Means, Plan, Planner, Refusal, Wanted, plan_route
 
 ETH = Interface(2, "eth0", "02:00:00:00:00:02", 1500, up=True, ethernet=True, takes_redirects=True)
 LO = Interface(1, "lo", "00:00:00:00:00:00", 65536, up=True, ethernet=False, takes_redirects=False)
@@ -128,6 +128,75 @@ def test_a_member_that_is_left_out_narrows_nothing_and_asks_nothing_of_its_egres
     assert isinstance(planned, Plan)
     assert planned.mtu == 1500
     assert [hop.mac for hop in planned.hops] == ["02:00:00:00:00:05", ""]
+
+
+NOWHERE = Way(obstacle="no route to it (Network is unreachable)", nowhere=True)
+LOST = Hop(FAR.ip, FAR.port, 2, "00:00:00:00:00:00", "", "0.0.0.0")
+
+
+def test_a_member_that_no_way_leads_to_is_left_out_and_the_others_are_served() -> None:
+    facts = replace(FACTS, ways={**FACTS.ways, destination(FAR): NOWHERE})
+    planned = plan_route(route(FAR, NEAR), facts, Means(native=True))
+    assert isinstance(planned, Plan)
+    assert planned.groups == (
+        (LOST, Hop(NEAR.ip, 7000, 2, "02:00:00:00:00:02", "02:00:00:00:00:05", "10.0.0.1")),
+    )
+    assert planned.mtu == 1500
+    # Nor does it stand in the way of copies, by whatever the others of its group or the other groups leave.
+    other = replace(ETH, index=3, name="eth1", mac="02:00:00:00:00:03")
+    away = Member("10.0.7.2", 9)
+    facts = replace(
+        facts,
+        interfaces={**FACTS.interfaces, 3: other},
+        ways={**facts.ways, destination(away): Way(3, away.ip, source="10.0.7.1")},
+        neighbours={**FACTS.neighbours, (3, away.ip): "02:00:00:00:00:ff"},
+    )
+    groups = (Group("a", (NEAR,)), Group("b", (FAR, away)), Group("c", (FAR,)))
+    copied = plan_route(replace(route(), groups=groups), facts, Means(native=True))
+    assert isinstance(copied, Plan)
+    assert [[hop.ifindex for hop in group] for group in copied.groups] == [[2], [3, 3], [2]]
+    # Those are asked for that something goes to.
+    wanted = Wanted({})
+    for each, plan in ((route(FAR, NEAR), planned), (replace(route(), groups=groups), copied)):
+        wanted.want(each)
+        wanted.planned(each, plan)
+        assert (0, "") not in wanted.neighbours(facts)
+        assert (2, NEAR.ip) in wanted.neighbours(facts)
+
+
+def test_where_no_way_leads_to_anybody_the_topic_stays_on_the_fast_path() -> None:
+    facts = replace(FACTS, ways={destination(FAR): NOWHERE})
+    planned = plan_route(route(FAR), facts, Means(native=True))
+    assert isinstance(planned, Plan)
+    assert planned.groups == ((LOST,),)
+    assert planned.nowhere == f"member {FAR}: {NOWHERE.obstacle}"
+    # There has to be some interface that nothing leaves by.
+    nothing = replace(facts, interfaces={1: LO})
+    assert plan_route(route(FAR), nothing, Means(native=True)) == Refusal(f"member {FAR}: {NOWHERE.obstacle}")
+
+
+def test_what_leaves_from_the_sender_s_address_gets_there_though_our_own_is_gone() -> None:
+    gone = replace(FAR, source="10.0.0.9")
+    facts = replace(FACTS, ways={**FACTS.ways, destination(gone): NOWHERE})
+    topic = replace(route().topic, groups=(GroupOptions("g", keep=True),))
+    kept = replace(route(NEAR, gone), topic=topic)
+    assert isinstance(plan_route(kept, facts, Means(native=True)), Refusal), "the slow path has a way"
+    back = replace(facts, addresses=(*FACTS.addresses, ("10.0.0.9", 2)))
+    assert isinstance(plan_route(kept, back, Means(native=True)), Plan), "nobody has"
+
+
+def test_who_is_left_out_is_so_behind_a_link_that_is_down_as_well() -> None:
+    other = replace(ETH, index=3, name="eth1", mac="02:00:00:00:00:03", up=False)
+    facts = replace(
+        FACTS,
+        interfaces={**FACTS.interfaces, 3: other},
+        ways={**FACTS.ways, destination(FAR): Way(3, FAR.ip, source="10.0.7.1")},
+    )
+    refusal = plan_route(route(FAR, NEAR), facts, Means(native=True))
+    assert refusal == Refusal(f"member {FAR}: eth1 towards it is down")
+    planned = plan_route(route(FAR, NEAR), facts, Means(native=True), left_out={(FAR.ip, None)})
+    assert isinstance(planned, Plan)
+    assert planned.hops[0] == LOST
 
 
 def test_a_configured_mac_is_taken_over_the_neighbour_s() -> None:

@@ -26,7 +26,9 @@ class Kernel:
         self.news = True
         self.looks = 0
         self.closed = False
+        #: Those that ways are not known to, and those that there are none to.
         self.no_way: set[Towards] = set()
+        self.nowhere: dict[Towards, str] = {}
 
     def stirred(self) -> bool:
         news, self.news = self.news, False
@@ -35,8 +37,8 @@ class Kernel:
     def close(self) -> None:
         self.closed = True
 
-    def ways(self, towards: Sequence[Towards]) -> Mapping[Towards, Place]:
-        return {each: (3, each[0]) for each in towards if each not in self.no_way}
+    def ways(self, towards: Sequence[Towards]) -> Mapping[Towards, Place | str]:
+        return {each: self.nowhere.get(each, (3, each[0])) for each in towards if each not in self.no_way}
 
     def unresolved(self, places: Collection[Place]) -> tuple[set[Place], set[Place], set[Place]]:
         self.looks += 1
@@ -119,6 +121,28 @@ async def test_while_anybody_has_no_way_every_look_asks_for_one() -> None:
     assert [await it.look() for _ in range(2)] == [1, 1]
     it.kernel.no_way = set()
     assert [await it.look() for _ in range(2)] == [1, 0]
+
+
+async def test_who_has_no_way_is_left_out_with_the_reason_until_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tempos_broker.members.presence.LASTS", 0.0)
+    it = Watched()
+    await it.look()
+    it.routes.towards[B] = 1
+    it.kernel.nowhere = {B: "no way"}
+    await it.look()
+    assert it.fast.left_out == it.slow.left_out == it.watch.absent == {B}
+    assert (it.watch.why(A), it.watch.why(B)) == ("", "no way")
+    it.kernel.nowhere = {}
+    await it.look()
+    assert it.fast.left_out == it.slow.left_out == frozenset()
+    # Where the ways of those that had one may have changed, they are asked at once.
+    it.kernel.nowhere = {A: "gone"}
+    assert await it.look() == 0
+    it.watch.look_anew()
+    await it.look()
+    assert it.watch.absent == {A}
 
 
 async def test_what_asks_the_kernel_is_let_go_with_the_watch() -> None:

@@ -53,6 +53,18 @@ def test_one_whose_way_leads_elsewhere_or_nowhere_waits_for_nobody() -> None:
     assert presence.absent == frozenset()
 
 
+def test_one_that_no_way_leads_to_is_absent_if_that_lasts_until_one_does() -> None:
+    presence, only = Presence(), {A: HERE}
+    assert not presence.look(only, {HERE: State.KNOWN}, 0.0, nowhere={B})
+    assert not presence.look(WAYS, {HERE: State.KNOWN}, LASTS / 2)
+    assert not presence.look(only, {HERE: State.KNOWN}, LASTS, nowhere={B})
+    assert presence.look(only, {HERE: State.KNOWN}, LASTS * 2, nowhere={B})
+    assert presence.absent == {B}
+    assert presence.to_ask({HERE: State.KNOWN}, ASK_AGAIN * 2) == [], "there is nobody to be asked for"
+    assert presence.look(WAYS, {HERE: State.KNOWN}, LASTS * 3)
+    assert presence.absent == frozenset()
+
+
 def test_who_is_absent_is_asked_for_again_and_again_but_not_while_that_is_under_way() -> None:
     presence = Presence()
     presence.look(WAYS, {HERE: State.FAILED}, 0.0)

@@ -252,7 +252,7 @@ class Health:
         refused, how = known.refused
         bad = ""
         if known.towards in absent:
-            bad = "it, or its gateway, does not answer: the kernel finds no MAC address"
+            bad = "the kernel finds no way to it, or no MAC address of it or its gateway"
         elif now - refused < QUIET:
             bad = how
         elif each.options.probe == "tcp":

@@ -6,12 +6,13 @@ has resolved it. Sans-IO: time is an argument.
 
 Rules: one that fails to be resolved is absent at once, one that is being resolved only if that lasts, or if a
 socket is full already; it is there again as soon as the kernel knows it, and not because its entry is gone.
-Who is absent is asked for again and again.
+Who is absent is asked for again and again. Nobody waits for one that no way leads to, but each datagram for
+it is an error that breaks off a batch: it is absent if that lasts, and there again with the first way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -50,6 +51,8 @@ class Presence:
     def __init__(self) -> None:
         self._ways: dict[Towards, Hop] = {}
         self._unresolved: dict[Hop, _Unresolved] = {}
+        #: Where members are that no way leads to, and since when.
+        self._nowhere: dict[Towards, float] = {}
         #: Where members are that are left out.
         self.absent: frozenset[Towards] = frozenset()
 
@@ -63,12 +66,19 @@ class Presence:
         return self._ways.get(towards)
 
     def look(
-        self, ways: Mapping[Towards, Hop], states: Mapping[Hop, State], now: float, *, full: bool = False
+        self,
+        ways: Mapping[Towards, Hop],
+        states: Mapping[Hop, State],
+        now: float,
+        *,
+        full: bool = False,
+        nowhere: Collection[Towards] = (),
     ) -> bool:
         """Go by what the kernel says now; whether other members are absent than before.
 
         ``ways``: who is next on the way to each member; one without a way waits for nobody. ``states``: what
         is known of these, where the kernel has an entry for it. ``full``: a socket takes no more.
+        ``nowhere``: members that the kernel takes nothing for.
         """
         self._ways = dict(ways)
         wanted = set(ways.values())
@@ -87,12 +97,15 @@ class Presence:
             elif known is not None and not known.absent:
                 # Asked for no more, and not found wanting.
                 del self._unresolved[hop]
+        self._nowhere = {towards: self._nowhere.get(towards, now) for towards in nowhere}
         before = self.absent
-        self.absent = frozenset(
+        silent = {
             towards
             for towards, hop in ways.items()
             if (known := self._unresolved.get(hop)) is not None and known.absent
-        )
+        }
+        lost = {towards for towards, since in self._nowhere.items() if now - since >= LASTS}
+        self.absent = frozenset(silent | lost)
         return self.absent != before
 
     def to_ask(self, states: Mapping[Hop, State], now: float) -> list[Hop]:

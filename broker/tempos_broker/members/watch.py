@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -48,8 +49,8 @@ class Neighbours(Protocol):
         """Ask no more; safe to call twice."""
         ...
 
-    def ways(self, towards: Sequence[Towards]) -> Mapping[Towards, tuple[int, str]]:
-        """Who is next on the way to each, where there is one."""
+    def ways(self, towards: Sequence[Towards]) -> Mapping[Towards, tuple[int, str] | str]:
+        """Who is next on the way to each, where there is one; or why there is no way at all, in words."""
         ...
 
     def unresolved(
@@ -83,7 +84,9 @@ class Watch:
         self._renew = renew
         self._presence = Presence()
         self._ways: dict[Towards, Hop] = {}
-        self._asked = -WAYS_AGAIN
+        #: Of those that no way leads to: why, at the last look.
+        self._refused: dict[Towards, str] = {}
+        self._asked = -math.inf
         self._full = False
         #: Members of which everyone next on the way was known at the last look.
         self._settled: set[Towards] | None = None
@@ -119,9 +122,16 @@ class Watch:
         """Why a member there is left out; empty where it is not."""
         if towards not in self._presence.absent:
             return ""
+        if towards in self._refused:
+            return self._refused[towards]
         hop = self._presence.hop(towards)
         via = "it" if hop is None or hop.ip == towards[0] else f"its gateway {hop.ip}"
         return f"{via} does not answer: the kernel finds no MAC address"
+
+    def look_anew(self) -> None:
+        """Ways may have changed; on the event loop."""
+        self._asked = -math.inf
+        self._woken.set()
 
     def _on_full(self) -> None:
         self._full = True
@@ -154,8 +164,8 @@ class Watch:
             if rests and not full and now - self._asked < WAYS_AGAIN:
                 return
             self._settled = None
-            states, ways = await asyncio.to_thread(self._read, members, now)
-            changed = self._presence.look(ways, states, now, full=full)
+            states, ways, self._refused = await asyncio.to_thread(self._read, members, now)
+            changed = self._presence.look(ways, states, now, full=full, nowhere=self._refused.keys())
             self._make_room()
             if changed:
                 await self._leave_out()
@@ -165,21 +175,28 @@ class Watch:
             if due := self._presence.to_ask(states, now):
                 await asyncio.to_thread(self._ask, due)
 
-    def _read(self, members: set[Towards], now: float) -> tuple[dict[Hop, State], dict[Towards, Hop]]:
+    def _read(
+        self, members: set[Towards], now: float
+    ) -> tuple[dict[Hop, State], dict[Towards, Hop], dict[Towards, str]]:
         assert self._neighbours is not None, "else nothing looks"
         if now - self._asked >= WAYS_AGAIN:
             self._asked, self._ways = now, {}
         for gone in self._ways.keys() - members:
             del self._ways[gone]
+        refused: dict[Towards, str] = {}
         if lacking := [each for each in members if each not in self._ways]:
-            self._ways.update((each, Hop(*place)) for each, place in self._neighbours.ways(lacking).items())
+            for each, place in self._neighbours.ways(lacking).items():
+                if isinstance(place, str):
+                    refused[each] = place
+                else:
+                    self._ways[each] = Hop(*place)
         known, resolving, failed = self._neighbours.unresolved(set(self._ways.values()))
         states = {
             Hop(*place): state
             for places, state in ((known, State.KNOWN), (resolving, State.RESOLVING), (failed, State.FAILED))
             for place in places
         }
-        return states, dict(self._ways)
+        return states, dict(self._ways), refused
 
     def _make_room(self) -> None:
         room = min(self._presence.unresolved, ROOMS) * WAITS

@@ -67,7 +67,8 @@ class Interface:
 class Way:
     """The route to a destination, or the ``obstacle``. ``mtu`` is 0 where the route names none.
 
-    ``source``: the address of ours that it leads away from.
+    ``source``: the address of ours that it leads away from. ``nowhere``: the kernel takes nothing for there
+    from anybody, so no path would get it any further.
     """
 
     ifindex: int = 0
@@ -75,6 +76,7 @@ class Way:
     mtu: int = 0
     source: str = ""
     obstacle: str | None = None
+    nowhere: bool = False
 
 
 @dataclass(frozen=True, slots=True)

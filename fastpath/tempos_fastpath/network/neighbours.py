@@ -24,10 +24,11 @@ Place = tuple[int, str]
 
 
 class KernelNeighbours:
-    """``port``: the one that events leave from."""
+    """``port``: the one that events leave from. ``marks``: the TOS bytes that they may have."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, marks: Collection[int] = ()) -> None:
         self._port = port
+        self._marks = frozenset(marks)
         self._news: socket.socket | None = None
 
     def close(self) -> None:
@@ -54,17 +55,36 @@ class KernelNeighbours:
             # Some of it was lost.
             return True
 
-    def ways(self, towards: Sequence[tuple[str, str | None]]) -> Mapping[tuple[str, str | None], Place]:
-        """Who is next on the way to each (address, from this one of ours), where there is one."""
+    def ways(self, towards: Sequence[tuple[str, str | None]]) -> Mapping[tuple[str, str | None], Place | str]:
+        """Who is next on the way to each (address, from this one of ours), where there is anybody.
+
+        In words why the kernel takes nothing for there, where that is so from whichever address and of
+        whichever class.
+        """
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             bound = probe.getsockopt(socket.SOL_SOCKET, _SO_BINDTOIFINDEX)
         with Netlink() as netlink:
             routes = netlink.routes([Destination(*each) for each in towards], oif=bound, port=self._port)
-        return {
-            where: (route.interface, route.gateway or where[0])
-            for where, route in zip(towards, routes, strict=True)
-            if not route.error and route.kind == _RTN_UNICAST and not route.strange
-        }
+            found: dict[tuple[str, str | None], Place | str] = {
+                where: (route.interface, route.gateway or where[0])
+                for where, route in zip(towards, routes, strict=True)
+                if not route.error and route.kind == _RTN_UNICAST and not route.strange
+            }
+            refused = {where: route for where, route in zip(towards, routes, strict=True) if route.error}
+            # Rules may go by what is not asked about here.
+            if refused and not netlink.rules_by_port():
+                anyhow = {where: self._anyhow(*where) for where in refused}
+                asked = list(dict.fromkeys(each for tries in anyhow.values() for each in tries))
+                routes = netlink.routes(asked, oif=bound, port=self._port)
+                errors = {each: route.error for each, route in zip(asked, routes, strict=True)}
+                for where, tries in anyhow.items():
+                    if all(errors[each] for each in tries):
+                        found[where] = f"the kernel has no way to it ({refused[where].refusal})"
+        return found
+
+    def _anyhow(self, ip: str, source: str | None) -> list[Destination]:
+        """From there, or from whichever address, and of each class."""
+        return [Destination(ip, each, tos=mark) for each in (source, None) for mark in (0, *self._marks)]
 
     def unresolved(self, places: Collection[Place]) -> tuple[set[Place], set[Place], set[Place]]:
         """Of these: those that are known, those that are being resolved, those that could not be."""

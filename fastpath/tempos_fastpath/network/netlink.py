@@ -72,6 +72,12 @@ _BUFFER = 1 << 17
 _TIMEOUT = 5.0
 #: Dumps that change while they are read are read again so often.
 _ATTEMPTS = 5
+#: What the kernel answers where a route of another kind than to a neighbour or a gateway holds.
+_REFUSED = {
+    errno.EINVAL: "a route drops what goes there (blackhole)",
+    errno.EHOSTUNREACH: "a route says that it cannot be reached (unreachable)",
+    errno.EACCES: "a route forbids it (prohibit)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,11 @@ class Route:
     mtu: int = 0
     strange: bool = False
     wrapped: bool = False
+
+    @property
+    def refusal(self) -> str:
+        """What the ``error`` says, in words."""
+        return _REFUSED.get(self.error, os.strerror(self.error))
 
 
 @dataclass(frozen=True, slots=True)

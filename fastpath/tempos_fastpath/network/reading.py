@@ -29,12 +29,6 @@ _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
 _IFF_RUNNING = 0x40
 _RTN_UNICAST = 1
-#: What the kernel answers where a route of another kind than to a neighbour or a gateway holds.
-_REFUSED = {
-    errno.EINVAL: "a route drops what goes there (blackhole)",
-    errno.EHOSTUNREACH: "a route says that it cannot be reached (unreachable)",
-    errno.EACCES: "a route forbids it (prohibit)",
-}
 _RTN_NAMES = {2: "it is this machine", 3: "it is a broadcast address", 5: "it is a multicast address"}
 #: Neighbour states whose MAC may be used: reachable, stale, delay, probe, no ARP needed, permanent.
 
@@ -198,12 +192,13 @@ def _way(route: Route, towards: Destination, bound: str, ours: Collection[str]) 
     ip, source = towards.ip, towards.source
     if route.error:
         if source is not None and source not in ours:
-            return Way(obstacle=f"its events leave from {source}, which this machine does not have now")
+            gone = f"its events leave from {source}, which this machine does not have now"
+            return Way(obstacle=gone, nowhere=True)
         by = (f" from {source}" if source is not None else "") + (f" by way of {bound}" if bound else "")
         # It says of a source that may leave by no link what it says of a route to nowhere.
-        refused = {} if source is not None and source.startswith("127.") else _REFUSED
-        why = refused.get(route.error, os.strerror(route.error))
-        return Way(obstacle=f"no route to it{by} ({why})")
+        is_of_source = source is not None and source.startswith("127.")
+        why = os.strerror(route.error) if is_of_source else route.refusal
+        return Way(obstacle=f"no route to it{by} ({why})", nowhere=True)
     if route.kind != _RTN_UNICAST:
         return Way(obstacle=_RTN_NAMES.get(route.kind, "the kernel's route refuses it"))
     if route.strange:
