@@ -24,6 +24,17 @@ async def whole(work: Coroutine[Any, Any, None]) -> None:
         raise
 
 
+async def first_to_fail(*work: Coroutine[Any, Any, None]) -> None:
+    """Carry all of it out until one raises, which is raised; the others are over then."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def _ended(task: asyncio.Future[None]) -> None:
     """Wait until it is, whoever is tired of that; nobody else hears of its failure."""
     while not task.done():

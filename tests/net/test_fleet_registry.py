@@ -112,9 +112,14 @@ async def test_what_is_not_as_expected_is_not_written(kind: str, request: pytest
         assert list(written.refused) == [late]
         listed = await registry.list()
         assert {key: entry.value for key, entry in listed.entries.items()} == {"a": b"1", "b": b"1"}
-        gone = await registry.write([Write("a", None, expect=first.revision)])
-        assert not gone.refused
-        assert set((await registry.list()).entries) == {"b"}
+        # Of what is wanted together all is written, or nothing.
+        both = [late, Write("c", b"1", expect=0)]
+        written = await registry.write(both, together=True)
+        assert (list(written.refused), written.at) == (both, {})
+        assert set((await registry.list()).entries) == {"a", "b"}
+        gone = [Write("a", None, expect=first.revision), Write("c", b"1", expect=0)]
+        assert not (await registry.write(gone, together=True)).refused
+        assert set((await registry.list()).entries) == {"b", "c"}
 
 
 @KINDS

@@ -43,8 +43,8 @@ class Aside:
     async def revoke(self, lease: int) -> None:
         await self._call(lambda registry: registry.revoke(lease))
 
-    async def write(self, writes: Sequence[Write], lease: int = 0) -> Written:
-        return await self._call(lambda registry: registry.write(writes, lease))
+    async def write(self, writes: Sequence[Write], lease: int = 0, *, together: bool = False) -> Written:
+        return await self._call(lambda registry: registry.write(writes, lease, together=together))
 
     async def list(self) -> Listed:
         return await self._call(lambda registry: registry.list())

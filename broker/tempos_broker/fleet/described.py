@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
+from tempos_broker.account.accounts import Holder
 from tempos_broker.fleet.view import View
+from tempos_broker.members.known import Lease
 
 
 def brokers_in(view: View) -> list[dict[str, Any]]:
@@ -24,6 +27,20 @@ def brokers_in(view: View) -> list[dict[str, Any]]:
             **_served(view, row.name),
         }
         for row in sorted(view.brokers.values(), key=lambda row: row.name)
+    ]
+
+
+def members_in(view: View, lease_of: Callable[[Holder], Lease | None]) -> list[dict[str, Any]]:
+    """The members of all: where each is at home, what it wants, and whether it is served here."""
+    return [
+        {
+            "ip": row.holder.ip,
+            "port": row.holder.port,
+            "home": row.home,
+            "wants": {name: group for name, (group, _) in row.wanted.items()},
+            "here": (lease := lease_of(row.holder)) is not None and bool(lease.topics),
+        }
+        for row in view.members.values()
     ]
 
 

@@ -101,12 +101,12 @@ class Etcd:
         except LeaseGone:
             return
 
-    async def write(self, writes: Sequence[Write], lease: int = 0) -> Written:
+    async def write(self, writes: Sequence[Write], lease: int = 0, *, together: bool = False) -> Written:
         written = Written(0, [], {})
         for begin in range(0, len(writes), AT_ONCE):
             some = list({each.key: each for each in writes[begin : begin + AT_ONCE]}.values())
             done = await self._write(some, lease)
-            if done.refused and len(some) > 1:
+            if done.refused and len(some) > 1 and not together:
                 # One that is not as expected keeps the others out of force.
                 for each in some:
                     written = _together(written, await self._write([each], lease))

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from tempos._awaitables import in_time
@@ -25,7 +25,7 @@ from tempos_broker.account.accounts import Holder
 from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.config.model import FleetConfig
 from tempos_broker.fleet import homes, rows, silent
-from tempos_broker.fleet.described import brokers_in
+from tempos_broker.fleet.described import brokers_in, members_in
 from tempos_broker.fleet.drains import Drains
 from tempos_broker.fleet.reached import Reached
 from tempos_broker.fleet.registry import Away, Compacted, LeaseGone, Registry, Write, Written
@@ -35,6 +35,7 @@ from tempos_broker.fleet.view import View
 from tempos_broker.members.known import Lease
 from tempos_broker.membership import Registry as Members
 from tempos_broker.routes import Routes
+from tempos_broker.tasks import first_to_fail
 
 log = logging.getLogger("tempos.broker.fleet")
 
@@ -122,8 +123,9 @@ class Fleet:
         #: Somebody waits for what there is to tell.
         self._hurry = asyncio.Event()
         self._heard = asyncio.Event()
-        #: Who waits for what there is to tell to be told, and for revisions.
+        #: Who waits for what there is to tell to be told, and for revisions: in force everywhere, and heard.
         self._telling_reached, self._everywhere_reached = Reached(), Reached()
+        self._hearing_reached = Reached()
         self._living: asyncio.Task[None] | None = None
         self._listening: asyncio.Task[None] | None = None
 
@@ -174,7 +176,7 @@ class Fleet:
         await self._look(anew=anew)
         self._found()
         self._work.set()
-        await _first_to_fail(
+        await first_to_fail(
             self._keep(), self._watch(), self._adopt(), self._tell(), self.drains.watch(), self._look_around()
         )
 
@@ -193,6 +195,7 @@ class Fleet:
             self._began, self._until = listed.revision, time.monotonic() + self._members.lease
             self._changed |= {lease.holder for lease in self._members.holdings.all() if lease.shared}
         self._changed |= self.view.replace(listed.revision, listed.entries)
+        self._wake()
         for holder in [holder for holder in self._doubtful if holder in self.view.members]:
             del self._doubtful[holder]
         other = self.view.brokers.get(self.me.name)
@@ -226,8 +229,8 @@ class Fleet:
         if self.away is None or self.away == "not asked yet":
             self.since = time.monotonic()
         self.away = why
-        self._telling_reached.let_go()
-        self._everywhere_reached.let_go()
+        for each in (self._telling_reached, self._everywhere_reached, self._hearing_reached):
+            each.let_go()
 
     def _found(self) -> None:
         if self.away is not None:
@@ -514,7 +517,18 @@ class Fleet:
         while self.away is None and self.view.least_in_force(self.me.name) < revision:
             await self._everywhere_reached.until(revision)
 
+    async def hear(self, revision: int, limit: float) -> bool:
+        """Hear of all up to this revision, within so many seconds; whether that was so."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await in_time(self._hear(revision), limit)
+        return self.view.revision >= revision
+
+    async def _hear(self, revision: int) -> None:
+        while self.away is None and self.view.revision < revision:
+            await self._hearing_reached.until(revision)
+
     def _wake(self) -> None:
+        self._hearing_reached.tell(self.view.revision)
         self._everywhere_reached.tell(self.view.least_in_force(self.me.name))
 
     def is_coming(self, holder: Holder) -> bool:
@@ -566,16 +580,7 @@ class Fleet:
 
     def members(self) -> list[dict[str, Any]]:
         """The fleet's members: where each is at home, what it wants, and whether it is served here."""
-        return [
-            {
-                "ip": row.holder.ip,
-                "port": row.holder.port,
-                "home": row.home,
-                "wants": {name: group for name, (group, _) in row.wanted.items()},
-                "here": (lease := self._members.lease_of(row.holder)) is not None and bool(lease.topics),
-            }
-            for row in self.view.members.values()
-        ]
+        return members_in(self.view, self._members.lease_of)
 
 
 def _told(lacking: Mapping[str, str]) -> list[dict[str, str]]:
@@ -587,14 +592,3 @@ def _rested(began: float, ended: float, members: int, least: float = GATHERED) -
     if members < MANY:
         return 0.0
     return max(began + least, ended + min(ended - began, LONGEST))
-
-
-async def _first_to_fail(*work: Coroutine[Any, Any, None]) -> None:
-    """Carry all of it out until one raises, which is raised; the others are over then."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -77,7 +77,7 @@ class Memory:
         if self._leases.pop(lease, None) is not None:
             self._write([Write(key, None) for key, on in list(self._hangs.items()) if on == lease], 0)
 
-    def write(self, writes: Sequence[Write], lease: int) -> Written:
+    def write(self, writes: Sequence[Write], lease: int, *, together: bool = False) -> Written:
         if lease and lease not in self._leases:
             raise LeaseGone(f"lease {lease} has ended")
         refused: list[Write] = []
@@ -85,6 +85,8 @@ class Memory:
         for begin in range(0, len(writes), AT_ONCE):
             some = writes[begin : begin + AT_ONCE]
             bad = [each for each in some if each.expect not in (None, self._written(each.key))]
+            if together and bad:
+                bad = list(some)
             good = [each for each in some if each not in bad]
             refused += bad
             self._write(good, lease)
@@ -129,8 +131,8 @@ class LocalRegistry:
     async def revoke(self, lease: int) -> None:
         await self._call(lambda memory, now: memory.end(lease))
 
-    async def write(self, writes: Sequence[Write], lease: int = 0) -> Written:
-        return await self._call(lambda memory, now: memory.write(writes, lease))
+    async def write(self, writes: Sequence[Write], lease: int = 0, *, together: bool = False) -> Written:
+        return await self._call(lambda memory, now: memory.write(writes, lease, together=together))
 
     async def list(self) -> Listed:
         return await self._call(lambda memory, now: Listed(memory.revision, dict(memory.entries)))

@@ -87,8 +87,11 @@ class Registry(Protocol):
         """End a lease with all that hangs on it; one that has ended is no error."""
         ...
 
-    async def write(self, writes: Sequence[Write], lease: int = 0) -> Written:
-        """Write keys, which hang on ``lease`` then (0: on none); raises :class:`LeaseGone`."""
+    async def write(self, writes: Sequence[Write], lease: int = 0, *, together: bool = False) -> Written:
+        """Write keys, which hang on ``lease`` then (0: on none); raises :class:`LeaseGone`.
+
+        ``together``: all of them, which are :data:`AT_ONCE` at most, or none, so that all are refused.
+        """
         ...
 
     async def list(self) -> Listed:

@@ -5,6 +5,7 @@ Values and JSON. What somebody else wrote is read with suspicion: a value that m
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import json
 import zlib
@@ -23,8 +24,9 @@ from tempos_broker.members.known import Wanted
 BROKERS, IN_FORCE, MEMBERS, DRAINS = "brokers/", "in-force/", "members/", "drains/"
 #: And what was made at run time: topics by name, clients by id.
 TOPICS, CLIENTS = "topics/", "clients/"
-#: Ids of topics that are being made, each with the topic's name.
-IDS = "ids/"
+#: What is claimed for such things until they are told of: ids and ports of topics, digests of clients' keys.
+IDS, PORTS, KEYS = "ids/", "ports/", "keys/"
+CLAIMS = (IDS, PORTS, KEYS)
 #: Of such things, the option that is the rest of the key.
 MADE = {TOPICS: "name", CLIENTS: "id"}
 
@@ -204,6 +206,19 @@ def made_in(kind: str, name: str, value: bytes) -> MadeRow | None:
     if isinstance(removed_at, (int, float)) and not isinstance(removed_at, bool):
         return MadeRow(None, float(removed_at))
     return None
+
+
+def owned(kind: str, document: Mapping[str, Any]) -> dict[str, str]:
+    """What a thing with these options has to itself besides its name: in words, by what claims it."""
+    if kind == CLIENTS:
+        # By its digest, for what lists the store's keys shows these.
+        key = document.get("key")
+        digest = hashlib.sha256(key.encode()).hexdigest() if isinstance(key, str) else ""
+        return {KEYS + digest: "the key"} if digest else {}
+    ports = document.get("ports")
+    known = [(IDS, "id", document.get("id"))]
+    known += [(PORTS, "port", port) for port in (ports if isinstance(ports, list) else ())]
+    return {f"{begin}{number}": f"{word} {number}" for begin, word, number in known if type(number) is int}
 
 
 def drained_in(value: bytes) -> Drained:

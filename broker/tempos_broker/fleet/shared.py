@@ -1,9 +1,10 @@
 """What is made at run time, and a fleet has together: what is ordered at one broker is carried out at all.
 
 Rules: an order is carried out here first, so that it is checked against all that holds here, and then written
-for the others; where that cannot be written, or another broker was faster, it is undone. What is removed
-leaves a mark, so that a broker that was away meanwhile does not bring it back; what the store has never heard
-of is told to it. What the others ordered and cannot be had here is told, and tried again.
+for the others; where that cannot be written, or another broker was faster, it is undone. What a thing has to
+itself besides its name is claimed before that (:mod:`.claims`). What is removed leaves a mark, so that a
+broker that was away meanwhile does not bring it back; what the store has never heard of is told to it. What
+the others ordered and cannot be had here is told, and tried again.
 """
 
 from __future__ import annotations
@@ -12,20 +13,23 @@ import abc
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from tempos.errors import TemposError, one_line
 from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.fleet import rows
+from tempos_broker.fleet.claims import Claims
 from tempos_broker.fleet.fleet import Fleet
-from tempos_broker.fleet.registry import AT_ONCE, Away, Registry, Write
+from tempos_broker.fleet.registry import AT_ONCE, Away, LeaseGone, Registry, Write
 from tempos_broker.tasks import whole
 from tempos_broker.topics.locks import KeyedLocks
 from tempos_broker.topics.orders import Conflict, NotKept
 
 #: Seconds that an order waits until all brokers have it, and after which what failed is tried again.
 SETTLED_BY, AGAIN = 2.0, 5.0
+#: What to do where an order came to nothing for the store is away.
+UNCHANGED = "nothing was changed; ask again when `tempos fleet status` finds it"
 
 _T = TypeVar("_T")
 
@@ -48,6 +52,7 @@ class Shared(abc.ABC):
         self._store = store
         self._changes = changes
         self._clock = clock
+        self._claims = Claims(self.word, self._told, fleet, store)
         self._names: KeyedLocks[str] = KeyedLocks()
         self._again_at = 0.0
         #: Those of the fleet that are not had here as they are there, and why.
@@ -81,10 +86,6 @@ class Shared(abc.ABC):
     async def _take_out(self, name: str) -> object:
         """Remove one here, made at run time."""
 
-    async def _claim(self, document: dict[str, Any]) -> None:
-        """Have what a new one has to itself beside its name; raises Conflict if another broker was faster."""
-        return
-
     # --- orders -----------------------------------------------------------------------------
 
     async def _adding(
@@ -107,29 +108,55 @@ class Shared(abc.ABC):
         async with self._names.one(name):
             self._require_store()
             before, expect = self._document(name), self._view.written.get(self.kind + name, 0)
-            if before is None and self._is_there(name):
-                raise Conflict(
-                    f"the fleet has {self.word} {name!r} already, though not this broker as yet",
-                    "take another name, or change that one at a broker that has it",
-                )
+            self._check_is_as_told(name, before)
             try:
                 done = await order()
-            except asyncio.CancelledError:
-                # It may have been carried out for all that.
-                self._look_again(name)
-                raise
-            try:
-                document = self._document(name)
-                assert document is not None
-                if before is None:
-                    await self._claim(document)
-                revision = await self._write(name, rows.made(document), expect)
+                revision = await self._tell(name, before or {}, expect)
             except BaseException:
-                await undo(before or {})
-                self._look_again(name)
+                await whole(self._put_back(name, before, undo))
                 raise
         await self._fleet.wait_for(revision, SETTLED_BY)
         return done
+
+    def _check_is_as_told(self, name: str, before: dict[str, Any] | None) -> None:
+        """What is changed is what the fleet has: else another broker's order would be undone by that."""
+        if not self._is_there(name):
+            return
+        if before is None:
+            raise Conflict(
+                f"the fleet has {self.word} {name!r} already, though not this broker as yet",
+                "take another name, or change that one at a broker that has it",
+            )
+        if self._is_made(name) and before != self._told.rows[name].document:
+            raise Conflict(
+                f"{self.word} {name!r} was changed at another broker of the fleet, though not here as yet",
+                "ask again, or change it at a broker that has it so",
+            )
+
+    async def _put_back(
+        self,
+        name: str,
+        before: dict[str, Any] | None,
+        undo: Callable[[dict[str, Any]], Awaitable[object]],
+    ) -> None:
+        """Have one as it was, whatever an order that came to nothing has made of it by now."""
+        try:
+            if self._document(name) != before:
+                await undo(before or {})
+        finally:
+            self._look_again(name)
+
+    async def _tell(self, name: str, before: Mapping[str, Any], expect: int) -> int:
+        """Tell the others of one as it is now; the revision that has it."""
+        document = self._document(name)
+        assert document is not None
+        had, has = rows.owned(self.kind, before), rows.owned(self.kind, document)
+        wanted = {key: words for key, words in has.items() if key not in had}
+        try:
+            async with self._claims.held(name, wanted) as given:
+                return await self._write(name, rows.made(document), expect, given)
+        except (Away, LeaseGone) as error:
+            raise self._no_store(one_line(error), UNCHANGED) from error
 
     async def _removing(
         self, name: str, check: Callable[[], object], order: Callable[[], Awaitable[_T]]
@@ -151,20 +178,18 @@ class Shared(abc.ABC):
 
     def _require_store(self) -> None:
         if self._fleet.away is not None:
-            raise NotKept(
-                f"the registry of fleet {self._fleet.name!r} is away: {self._fleet.away}",
-                "nothing was changed; ask again when `tempos fleet status` finds it",
-            )
+            raise self._no_store(self._fleet.away, UNCHANGED)
 
-    async def _write(self, name: str, value: bytes, expect: int) -> int:
+    def _no_store(self, why: str, hint: str) -> NotKept:
+        return NotKept(f"the registry of fleet {self._fleet.name!r} is away: {why}", hint)
+
+    async def _write(self, name: str, value: bytes, expect: int, also: Sequence[Write] = ()) -> int:
         key = self.kind + name
         try:
-            written = await self._store.write([Write(key, value, expect)])
+            written = await self._store.write([Write(key, value, expect), *also], together=True)
         except Away as error:
-            raise NotKept(
-                f"the registry of fleet {self._fleet.name!r} is away: {one_line(error)}",
-                "whether the others heard of it is not known; look when `tempos fleet status` finds it",
-            ) from error
+            hint = "whether the others heard of it is not known; look when `tempos fleet status` finds it"
+            raise self._no_store(one_line(error), hint) from error
         if written.refused:
             raise Conflict(
                 f"{self.word} {name!r} was changed at another broker of the fleet at the same time",
@@ -185,14 +210,13 @@ class Shared(abc.ABC):
             try:
                 await self._store.write(old[:AT_ONCE])
             except Away as error:
-                raise NotKept(
-                    f"the registry is away: {one_line(error)}", "nothing was changed; ask again"
-                ) from error
+                raise self._no_store(one_line(error), UNCHANGED) from error
 
     # --- what the others ordered ------------------------------------------------------------
 
     async def catch_up(self, *, anew: bool = False) -> None:
         """Carry out here what the others have ordered. ``anew``: what there is has been listed just now."""
+        await self._claims.settle()
         names, now = self._told.changed, time.monotonic()
         self._told.changed = set()
         if anew:
@@ -269,7 +293,8 @@ class Shared(abc.ABC):
         )
 
     def _look_again(self, name: str) -> None:
-        self._told.changed.add(name)
+        # What others ordered may have been lacking for this one alone.
+        self._told.changed |= {name, *self.lacking}
         self._fleet.look_soon()
 
     def _lack(self, name: str, why: str) -> None:

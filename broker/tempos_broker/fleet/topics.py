@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tempos import Topic
-from tempos.errors import one_line
 from tempos_broker.account.changes import Changes
 from tempos_broker.config.model import Origin
 from tempos_broker.config.topics import document_of
 from tempos_broker.fleet import rows
+from tempos_broker.fleet.claims import Taken
 from tempos_broker.fleet.fleet import Fleet
-from tempos_broker.fleet.registry import Away, LeaseGone, Registry, Write
+from tempos_broker.fleet.registry import Registry
 from tempos_broker.fleet.shared import Shared
 from tempos_broker.topics.catalogue import Catalogue
-from tempos_broker.topics.orders import Conflict, NotKept, Removed, TopicOrders
+from tempos_broker.topics.orders import Removed, TopicOrders
 
 #: Seconds that members of a topic have for what is on its way, where another broker removed it.
 DRAINED_BY = 1.0
 #: What makes a topic another one than it was.
 _IDENTITY = ("id", "name", "framing")
-
-
-#: Seconds that an id is a new topic's though not all brokers have heard of that, and how many are tried.
-_CLAIMED, _TRIES = 10.0, 5
-
-
-class IdTaken(Conflict):
-    """Another broker of the fleet gave this id to another topic at the same time."""
 
 
 class SharedTopics(Shared):
@@ -53,18 +44,18 @@ class SharedTopics(Shared):
 
     async def add(self, document: Mapping[str, Any]) -> Topic:
         """See :meth:`TopicOrders.add`."""
-        for more in reversed(range(_TRIES)):
+        while True:
             try:
                 return await self._adding(
                     document.get("name"),
                     lambda: self._orders.add(document),
                     lambda name: self._orders.remove(name, drain=True, patience=0),
                 )
-            except IdTaken:
-                # One that was given here; the next one is another, for what was released rests.
-                if not more or document.get("id") is not None:
+            except Taken as taken:
+                # An id that was given here: the next is another, for what was released rests. Whenever one is
+                # taken another topic has been made, so that this ends.
+                if document.get("id") is not None or not all(key.startswith(rows.IDS) for key in taken.keys):
                     raise
-        raise AssertionError("the last try returns or raises")
 
     async def set(self, name: str, changes: Mapping[str, Any]) -> Topic:
         """See :meth:`TopicOrders.set`."""
@@ -72,16 +63,11 @@ class SharedTopics(Shared):
 
     async def remove(self, name: str, *, drain: bool = False, patience: float = 5.0) -> Removed:
         """See :meth:`TopicOrders.remove`; the others drain it, too."""
-        topic = self._document(name) or {}
-        removed = await self._removing(
+        return await self._removing(
             name,
             lambda: self._orders.check_removal(name, drain=drain),
             lambda: self._orders.remove(name, drain=True, patience=patience),
         )
-        # Whoever made it a moment ago has its id still; if that stays, it goes by itself.
-        with contextlib.suppress(Away):
-            await self._store.write([Write(f"{rows.IDS}{topic.get('id')}", None)])
-        return removed
 
     @property
     def durable(self) -> bool:
@@ -91,23 +77,6 @@ class SharedTopics(Shared):
     def stop_waiting(self) -> None:
         """See :meth:`TopicOrders.stop_waiting`."""
         self._orders.stop_waiting()
-
-    async def _claim(self, document: dict[str, Any]) -> None:
-        # Before long all have heard of the topic, and give its id to no other.
-        key = f"{rows.IDS}{document['id']}"
-        try:
-            lease = await self._store.grant(_CLAIMED)
-            written = await self._store.write([Write(key, document["name"].encode(), 0)], lease)
-        except (Away, LeaseGone) as error:
-            raise NotKept(
-                f"the registry of fleet {self._fleet.name!r} is away: {one_line(error)}",
-                "nothing was changed; ask again when `tempos fleet status` finds it",
-            ) from error
-        if written.refused:
-            raise IdTaken(
-                f"id {document['id']} was given to another topic at another broker of the fleet just now",
-                "take another, or none: the broker gives one that is free",
-            )
 
     # --- what there is here -----------------------------------------------------------------
 

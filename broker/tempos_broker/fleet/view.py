@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from tempos_broker.account.accounts import Holder
 from tempos_broker.fleet import rows
@@ -14,9 +14,12 @@ from tempos_broker.fleet.rows import BrokerRow, Drained, MadeRow, MemberRow, Pro
 class Made:
     """What was made at run time of a kind, and what was removed, by name; and of which there was news."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str) -> None:
         self.rows: dict[str, MadeRow] = {}
         self.changed: set[str] = set()
+        self._kind = kind
+        #: By what claims it, who has it; several only where brokers had them before they were in the fleet.
+        self._owners: dict[str, set[str]] = {}
 
     @property
     def count(self) -> int:
@@ -28,9 +31,26 @@ class Made:
         if row == self.rows.get(name):
             return
         self.changed.add(name)
-        self.rows.pop(name, None)
+        self.put(name, row)
+
+    def put(self, name: str, row: MadeRow | None) -> None:
+        """It is so from now on."""
+        before = self.rows.pop(name, None)
+        for key in self._owned(before):
+            self._owners[key].discard(name)
+            if not self._owners[key]:
+                del self._owners[key]
         if row is not None:
             self.rows[name] = row
+        for key in self._owned(row):
+            self._owners.setdefault(key, set()).add(name)
+
+    def others_have(self, name: str, keys: Collection[str]) -> list[str]:
+        """Which of these keys claim what another one has."""
+        return [key for key in keys if self._owners.get(key, set()) - {name}]
+
+    def _owned(self, row: MadeRow | None) -> Collection[str]:
+        return () if row is None or row.document is None else rows.owned(self._kind, row.document)
 
 
 class View:
@@ -49,7 +69,7 @@ class View:
         #: Brokers that are taken out of service, and how far each is.
         self.drains: dict[str, Drained] = {}
         #: Topics and clients that were made at run time, by what their keys begin with.
-        self.made = {kind: Made() for kind in rows.MADE}
+        self.made = {kind: Made(kind) for kind in rows.MADE}
         #: Grows with each change of who is in the fleet.
         self.changes = 0
         #: Values that made no sense.
@@ -109,7 +129,7 @@ class View:
                 return change.key in self.written
             row = rows.member_in(change.key, change.value)
             return row is None or row.home != me
-        return not change.key.startswith((rows.IN_FORCE, rows.DRAINS, rows.IDS))
+        return not change.key.startswith((rows.IN_FORCE, rows.DRAINS, *rows.CLAIMS))
 
     def wrote(self, write: Write, at: int) -> bool:
         """Something was written here, and holds from the revision ``at`` on.
@@ -142,7 +162,7 @@ class View:
         """A topic or client was written here."""
         row = rows.made_in(kind, name, value)
         if self.wrote(Write(kind + name, value), at) and row is not None:
-            self.made[kind].rows[name] = row
+            self.made[kind].put(name, row)
 
     def _take_made(self, kind: str, name: str, value: bytes | None) -> None:
         row = None if value is None else rows.made_in(kind, name, value)
