@@ -22,6 +22,8 @@ pytestmark = [
 ]
 
 NONE, MAYBE, SURE = "", "possibly dropped", "dropped"
+LEAVING = " when they leave again"
+ALTERED = f"possibly altered{LEAVING}"
 #: Rules of a chain at `input`, its policy, and what becomes of a datagram to port 9998.
 CASES = [
     ("", "accept", NONE),
@@ -46,6 +48,51 @@ CASES = [
 ]
 
 
+#: Rules, what their chain hooks in as, its policy, and what becomes of an event that comes or leaves there.
+OTHERS = [
+    ("", "filter hook output priority 0", "drop", f"{SURE}{LEAVING}"),
+    ("udp sport 9998 drop", "filter hook output priority 0", "accept", f"{SURE}{LEAVING}"),
+    ("udp dport 9998 drop", "filter hook output priority 0", "accept", f"{MAYBE}{LEAVING}"),
+    ("udp sport 9997 drop", "filter hook output priority 0", "accept", NONE),
+    ("oifname lo drop", "filter hook output priority 0", "accept", NONE),
+    ("ct state invalid drop", "filter hook output priority 0", "accept", NONE),
+    ("ct state established accept", "filter hook output priority 0", "drop", f"{MAYBE}{LEAVING}"),
+    ("ip daddr 10.0.0.0/8 drop", "filter hook postrouting priority 0", "accept",
+     f"{MAYBE}{LEAVING}"),
+    ("udp sport 9998 dnat ip to 10.9.9.9", "nat hook output priority -100", "accept",
+     f"sent elsewhere{LEAVING}"),
+    ("udp dport 9998 dnat ip to 10.9.9.9", "nat hook prerouting priority -100", "accept", "sent elsewhere"),
+    ("udp dport 9998 redirect to :5000", "nat hook prerouting priority -100", "accept", "sent elsewhere"),
+    ("iifname eth0 udp dport 9998 redirect to :5000", "nat hook prerouting priority -100", "accept",
+     "possibly sent elsewhere"),
+    ("udp dport 53 redirect to :5353", "nat hook prerouting priority -100", "accept", NONE),
+    ("oifname eth1 masquerade", "nat hook postrouting priority 100", "accept",
+     ALTERED),
+    ("tcp sport 80 masquerade", "nat hook postrouting priority 100", "accept", NONE),
+    ("ip dscp set 46", "filter hook postrouting priority 0", "accept", ALTERED),
+    ("meta mark set 7", "route hook output priority 0", "accept", ALTERED),
+    ("meta mark set 7", "filter hook output priority 0", "accept", NONE),
+    ("udp dport 9998 drop", "filter hook forward priority 0", "accept", NONE),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "hook", "policy", "told"), OTHERS)
+def test_what_becomes_of_an_event_on_all_of_its_way(text: str, hook: str, policy: str, told: str) -> None:
+    ruleset = f"table inet guard {{\nchain entry {{\ntype {hook}; policy {policy};\n{text}\n}}\n}}\n"
+    assert judged(ruleset) == ([told] if told else [])
+
+
+def judged(ruleset: str) -> list[str]:
+    require_netns()
+    script = "nft -f - && nft -j list ruleset"
+    done = subprocess.run(
+        ["unshare", "--net", "sh", "-c", script], input=ruleset, text=True, capture_output=True, check=True
+    )
+    found = list(judge(json.loads(done.stdout), 9998))
+    assert all("chain entry of table inet guard" in each for each in found)
+    return [each.split(" by ")[0] for each in found]
+
+
 def rules(text: str, policy: str) -> str:
     return (
         "table inet guard {\nchain more {\nudp dport 9998 drop\n}\n"
@@ -55,15 +102,7 @@ def rules(text: str, policy: str) -> str:
 
 @pytest.mark.parametrize(("text", "policy", "told"), CASES)
 def test_what_becomes_of_a_datagram_to_the_data_port(text: str, policy: str, told: str) -> None:
-    require_netns()
-    script = "nft -f - && nft -j list ruleset"
-    done = subprocess.run(
-        ["unshare", "--net", "sh", "-c", script], input=rules(text, policy), text=True, capture_output=True,
-        check=True,
-    )  # fmt: skip
-    found = list(judge(json.loads(done.stdout), 9998))
-    assert [each.split(" by ")[0] for each in found] == ([told] if told else [])
-    assert all("chain entry of table inet guard" in each for each in found)
+    assert judged(rules(text, policy)) == ([told] if told else [])
 
 
 def nft(topology: Topology, *words: str, text: str = "") -> None:
