@@ -406,11 +406,15 @@ class Offload:
             lacking = self._lacking(wanted)
             if not lacking:
                 return  # somebody asked before
-            more = await self._in_thread(self._survey.extend, self._facts, lacking, self._port)
+            before = self._facts
+            more = await self._in_thread(self._survey.extend, before, lacking, self._port)
             if more is None:
                 await self._look_now()
             else:
                 self._facts = more
+            if self._facts.contradicts(before):
+                # Other topics' routes rest on it, too, and of what is known by now no event is heard.
+                self._on_network(True)
 
     async def _look_at_neighbours(self) -> bool:
         """Whether any of them has another MAC now, or none, or one at last."""

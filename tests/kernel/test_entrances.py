@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path as File
 
 import pytest
 from support.nodes import configure, ip, udp
@@ -15,6 +16,7 @@ from support.watched import Watched, in_broker
 from tempos import Framing, Group, Member, Path, Reason, Route, Topic
 from tempos.wire import encode_event
 from tempos_bench.nodes.topology import Topology
+from tempos_fastpath import offload as offload_module
 from tempos_fastpath.offload import Offload
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
@@ -61,6 +63,39 @@ def test_what_comes_in_by_an_interface_without_a_program_is_told(topology: Topol
         far = stack.enter_context(udp(topology.subscriber, (C, 0)))
         receiver = stack.enter_context(udp(topology.subscriber, (C, 0)))
         in_broker(topology, scenario, mode="native", interfaces=("eth1",))
+
+
+def test_what_comes_in_by_an_interface_that_answers_for_the_address_of_another_is_told(
+    topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two links to one network: by either the broker's host says that it has the address."""
+
+    async def scenario(offload: Offload) -> None:
+        to = Route(TOPIC, 1, (Group("g", (Member(C, receiver.getsockname()[1]),)),))
+        watched = Watched(offload, to)
+        fast = "XDP native, leaves by eth1"
+        await until_reason(watched, fast)
+        watched.forget()
+        ip(topology.broker, "link add eth5 type veth peer name peer5")
+        ip(topology.broker, "address add 10.0.1.3/24 dev eth5")
+        ip(topology.broker, "link set peer5 up")
+        ip(topology.broker, "link set eth5 up")
+        answers = f"eth5 (it answers for {B_NEAR_A} as well; fastpath.interfaces may name it)"
+        await until_reason(watched, f"{fast}{SLOW}{answers}")
+        for setting in ("arp_ignore", "arp_filter"):
+            set_to(setting, "1")
+            await until_reason(watched, fast)
+            set_to(setting, "0")
+            await until_reason(watched, f"{fast}{SLOW}{answers}")
+
+    def set_to(setting: str, value: str) -> None:
+        topology.broker.call(lambda: File("/proc/sys/net/ipv4/conf/eth5", setting).write_text(value))
+
+    # Of settings no event tells.
+    monkeypatch.setattr(offload_module, "_REFRESH", 0.5)
+    with ExitStack() as stack:
+        receiver = stack.enter_context(udp(topology.subscriber, (C, 0)))
+        in_broker(topology, scenario, mode="native", listen=[B_NEAR_A, B_NEAR_C])
 
 
 @pytest.mark.parametrize("by", ["its own MAC", "what it stands on"])

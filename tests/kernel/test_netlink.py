@@ -142,7 +142,7 @@ def test_interfaces_and_addresses_are_those_that_the_kernel_has(node: Node) -> N
                  ())
                 for each in netlink.get_links()
             ]  # fmt: skip
-            addresses = [(each.get("local") or each.get("address"), each["index"])
+            addresses = [(each.get("local") or each.get("address"), each["index"], each["prefixlen"])
                          for each in netlink.get_addr(family=socket.AF_INET)]  # fmt: skip
             return links, addresses
 

@@ -37,6 +37,7 @@ from tempos_bpf.errors import ProgramRefused
 from tempos_bpf.links import XdpMode, attach_xdp, query_xdp
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath import drops
+from tempos_fastpath import offload as offload_module
 from tempos_fastpath.loading import OBJECT, PROGRAM
 from tempos_fastpath.network.facts import Facts
 from tempos_fastpath.network.kernel import Kernel
@@ -120,6 +121,31 @@ def test_a_route_that_needs_new_facts_keeps_no_program_from_following(
             await asyncio.sleep(0.001)
         assert "10.0.1.77" in offload._programs.listen
 
+    in_broker(topology, scenario)
+
+
+@pytest.mark.parametrize(
+    "change", ["neigh replace 10.0.2.2 lladdr 02:00:00:00:00:77 dev eth1", "link del eth1"]
+)
+def test_what_one_route_finds_out_about_the_network_holds_for_all(
+    topology: Topology, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Of what is known by then no event is heard."""
+
+    async def scenario(offload: Offload) -> None:
+        watched = Watched(offload, route(Member(C, 5000)))
+        await watched.until(Path.FAST)
+        while offload.status().following:
+            await asyncio.sleep(0.001)
+        watched.forget()
+        offload._trigger.close()
+        monkeypatch.setattr(Survey, "extend", lambda *_: None)
+        await asyncio.to_thread(subprocess.run, ("ip", *change.split()), check=True)
+        other = replace(TOPIC, id=8, name="others")
+        await offload.install(route(Member("10.0.1.55", 5000), topic=other))
+        await watched.told()
+
+    monkeypatch.setattr(offload_module, "_REFRESH", 100 * LIMIT)
     in_broker(topology, scenario)
 
 

@@ -42,6 +42,19 @@ def test_an_address_that_the_program_does_not_know_is_named_with_its_interface()
     }
 
 
+def test_who_answers_for_an_address_of_another_is_named_unless_it_has_a_program() -> None:
+    facts = Facts(
+        {2: device(2, "eth0"), 3: device(3, "eth1"), 4: device(4, "eth2")},
+        ((A, 2), ("10.0.1.3", 3), ("10.0.1.4", 4)),
+        {},
+        answers={3: (A, "10.0.1.4"), 4: ("10.0.1.3",)},
+    )
+    (told,) = Entrances((A,), named=False).unseen(facts, {2}, {})
+    assert told.name == "eth1"
+    assert told.reason == f"it answers for {A} as well; fastpath.interfaces may name it"
+    assert not Entrances((A,), named=True).unseen(facts, {2, 3}, {})
+
+
 def test_tunnels_and_loopback() -> None:
     tunnel, own = device(3, "wg0", "wireguard", ethernet=False), device(1, "lo", ethernet=False)
     own = Interface(own.index, "lo", None, 65536, True, ethernet=False, takes_redirects=None, loopback=True)

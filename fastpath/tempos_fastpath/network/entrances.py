@@ -56,7 +56,10 @@ class Entrances:
         return tuple(InterfaceStatus(name, "none", reason) for name, reason in found.items())
 
     def _addresses(self, facts: Facts) -> dict[int, list[str]]:
-        """What the broker listens on, by interface; without those that no frame comes in by."""
+        """What the broker listens on, by the interfaces that have it or answer for it.
+
+        Without those that no frame comes in by.
+        """
         found: dict[int, list[str]] = {}
         for address, index in facts.addresses:
             interface = facts.interfaces[index]
@@ -69,6 +72,11 @@ class Entrances:
                 and (ANY in self.listen or address in self.listen)
             ):
                 found.setdefault(index, []).append(address)
+        for index, others in facts.answers.items():
+            if not facts.elsewhere(facts.interfaces[index]):
+                heard = [address for address in others if ANY in self.listen or address in self.listen]
+                if heard:
+                    found.setdefault(index, []).extend(heard)
         return dict(sorted(found.items()))
 
     def _unseen_at(
@@ -98,11 +106,13 @@ class Entrances:
                     why = refused.get(port.index) or f"a port of {interface.name} without a program"
                     yield port.name, why
             return
-        yield interface.name, refused.get(interface.index) or self._why_none(interface)
+        yield interface.name, refused.get(interface.index) or self._why_none(interface, addresses, facts)
 
-    def _why_none(self, interface: Interface) -> str:
+    def _why_none(self, interface: Interface, addresses: Iterable[str], facts: Facts) -> str:
         if not interface.ethernet:
             return "it is not an Ethernet interface"
+        if not any((address, interface.index) in facts.addresses for address in addresses):
+            return f"it answers for {', '.join(addresses)} as well; fastpath.interfaces may name it"
         if self.named:
             return "it is not one of fastpath.interfaces"
         return "it has had no program since its address came"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -90,7 +90,8 @@ class Facts:
     machine's own, broadcasts. ``vague``: there are whole networks of such, beside those that always are.
     ``reverse_paths``: interface index -> whether the kernel looks at the way back of what comes in there: 0
     not, 1 strictly, 2 loosely. ``policies``: IPsec's. ``by_port``: ways may differ by the port that events go
-    to; else those in ``ways`` are of port 0.
+    to; else those in ``ways`` are of port 0. ``answers``: interface index -> addresses of other interfaces
+    that it answers for at its own link.
     """
 
     interfaces: dict[int, Interface]
@@ -104,6 +105,7 @@ class Facts:
     reverse_paths: dict[int, int] = field(default_factory=dict)
     policies: tuple[Policy, ...] = ()
     by_port: bool = False
+    answers: dict[int, tuple[str, ...]] = field(default_factory=dict)
 
     def key(self, towards: Destination) -> Destination:
         """What ``ways`` has its way under."""
@@ -121,6 +123,19 @@ class Facts:
     def knows(self, ifindex: int, ip: str, mac: str) -> bool:
         """Whether this is what is known of a neighbour; no MAC: none that can be used."""
         return self.neighbours.get((ifindex, ip), "") == mac
+
+    def contradicts(self, before: Facts) -> bool:
+        """Whether what rests on an earlier snapshot may be otherwise by this one.
+
+        Ways that are new, ways that nobody asks for any more, and neighbours on none of them contradict
+        nothing.
+        """
+        hops = {(way.ifindex, way.next_hop) for way in before.ways.values()}
+        return (
+            replace(self, ways={}, neighbours={}) != replace(before, ways={}, neighbours={})
+            or any(self.ways.get(towards, way) != way for towards, way in before.ways.items())
+            or any(self.neighbours.get(hop) != before.neighbours.get(hop) for hop in hops)
+        )
 
     def by_name(self, name: str) -> Interface | None:
         return next((each for each in self.interfaces.values() if each.name == name), None)

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
+from typing import NamedTuple
 
 from tempos_fastpath.network.facts import Destination
 from tempos_fastpath.network.ipsec import POLICY_SIZE, Policy, policy_of
@@ -103,6 +104,14 @@ class Route:
         return _REFUSED.get(self.error, os.strerror(self.error))
 
 
+class Address(NamedTuple):
+    """One of this machine's. ``interface``: the index; ``length``: of its network's prefix."""
+
+    ip: str
+    interface: int
+    length: int
+
+
 @dataclass(frozen=True, slots=True)
 class Neighbour:
     """``state``: NUD_*; ``mac`` empty: not known."""
@@ -164,15 +173,15 @@ class Netlink:
         body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
         return list(map(_link, self.dump(_GETLINK, body, _NEWLINK)))
 
-    def addresses(self) -> list[tuple[str, int]]:
-        """The IPv4 addresses of this machine, with the index of the interface of each."""
+    def addresses(self) -> list[Address]:
+        """The IPv4 addresses of this machine."""
         found = []
         for payload in self.dump(_GETADDR, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0), _NEWADDR):
-            family, _, _, _, interface = _ADDRESS.unpack_from(payload)
+            family, length, _, _, interface = _ADDRESS.unpack_from(payload)
             inside = attributes(payload, _ADDRESS.size)
             address = inside.get(_ADDR_LOCAL) or inside.get(_ADDR_ADDRESS)
             if family == socket.AF_INET and address is not None:
-                found.append((_address(address), interface))
+                found.append(Address(_address(address), interface, length))
         return found
 
     def routes(self, wanted: Sequence[Destination], *, oif: int = 0, port: int = 0) -> list[Route]:
@@ -250,11 +259,15 @@ class Netlink:
         policies = (policy_of(payload, attributes(payload, POLICY_SIZE)) for payload in found)
         return [each for each in policies if each is not None]
 
-    def takes(self, wanted: Sequence[tuple[int, str, str]], *, port: int) -> list[bool]:
-        """Whether what comes in by (interface, from an address, to one of ours) would be delivered."""
-        common = attribute(_IP_PROTO, bytes([socket.IPPROTO_UDP])) + attribute(
-            _DPORT, struct.pack("!H", port)
-        )
+    def takes(self, wanted: Sequence[tuple[int, str, str]], *, port: int = 0) -> list[bool]:
+        """Whether what comes in by (interface, from an address, to one of ours) would be delivered.
+
+        ``port``: of ours, that UDP goes to; 0: whatever it is.
+        """
+        common = b""
+        if port:
+            common = attribute(_IP_PROTO, bytes([socket.IPPROTO_UDP]))
+            common += attribute(_DPORT, struct.pack("!H", port))
         requests = [
             _ROUTE.pack(socket.AF_INET, 32, 32, 0, 0, 0, 0, 0, 0)
             + attribute(_DST, socket.inet_aton(to))

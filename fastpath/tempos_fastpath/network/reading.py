@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tempos_fastpath.errors import NetworkUnreadable
+from tempos_fastpath.network.answers import answers
 from tempos_fastpath.network.facts import Destination, Facts, Interface, Way
 from tempos_fastpath.network.ipsec import Policy
 from tempos_fastpath.network.netdev import xdp_features
@@ -70,8 +71,8 @@ def read_facts(
             links = tuple(netlink.links())
             rings = {port: each.index for each in links for port in each.rings}
             interfaces = {each.index: _interface(each, redirects, rings) for each in links}
-            addresses = tuple(each for each in netlink.addresses() if each[1] in interfaces)
-            ours = {address for address, _ in addresses}
+            addresses = [each for each in netlink.addresses() if each.interface in interfaces]
+            ours = {each.ip for each in addresses}
             by = interfaces[bound].name if bound in interfaces else ""
             by_port = _is_set(_HASH_POLICY) or netlink.rules_by_port()
             wanted = destinations if by_port else {each._replace(port=0) for each in destinations}
@@ -79,12 +80,13 @@ def read_facts(
             neighbours = _usable(netlink.neighbours())
             suspects, vague = _suspects(netlink, ours)
             reverse_paths = netlink.reverse_paths()
+            answering = answers(netlink, interfaces, addresses)
         policies = _policies()
     except OSError as error:
         raise NetworkUnreadable(f"the kernel's network facts cannot be read: {error}") from error
     return Facts(
-        interfaces, addresses, ways, neighbours, bound, _is_set(_L3MDEV_ACCEPT), suspects, vague,
-        reverse_paths, policies, by_port,
+        interfaces, tuple((each.ip, each.interface) for each in addresses), ways, neighbours, bound,
+        _is_set(_L3MDEV_ACCEPT), suspects, vague, reverse_paths, policies, by_port, answering,
     )  # fmt: skip
 
 
