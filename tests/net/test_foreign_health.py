@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from contextlib import ExitStack, closing
 from pathlib import Path as FilePath
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.brokers import Node, get
-from support.nodes import udp
+from support.nodes import ip, udp
 from support.ports import free_ports
 from support.privileges import require_kernel, require_netns
 from support.waiting import LIMIT, until
@@ -138,9 +139,35 @@ def test_a_collector_that_is_gone_from_its_network_gives_its_share_to_the_others
         broker.wait_received("flows", before + 20)
 
 
+@pytest.mark.netns
+def test_who_is_asked_by_datagrams_is_asked_on_where_the_broker_has_another_address_by_now() -> None:
+    require_netns()
+    group = GroupOptions("g", down_after=0.5, probe="udp")
+    flows = Topic(300, "flows", framing=Framing.FOREIGN, ports=(2055,), groups=(group,))
+    with build("straight") as topology, ExitStack() as stack:
+        b, c = topology.broker, topology.subscriber
+        sinks = [stack.enter_context(udp(c, (c.address, port))) for port in (7001, 7002)]
+        groups = [Group("g", tuple(Member(c.address, port) for port in (7001, 7002)))]
+        broker = stack.enter_context(Broker(b, {flows: groups}, mode="off", listen=("0.0.0.0",)))
+        old, card = topology.facing_subscriber, b.interfaces[1]
+        new = old.rpartition(".")[0] + ".77"
+
+        def all_asked(by: str) -> None:
+            for sink in sinks:
+                sink.settimeout(LIMIT)
+                while sink.recvfrom(100)[1][0] != by:
+                    pass
+
+        all_asked(old)
+        ip(b, f"addr del {old}/24 dev {card}", f"addr add {new}/24 dev {card}")
+        all_asked(new)
+        assert _outs(broker.entry("flows")) == {7001: "", 7002: ""}
+        assert "taken out" not in " ".join(change["text"] for change in broker.status()["changes"])
+
+
 @pytest.mark.parametrize("probe", ["udp", "tcp"])
 def test_a_probe_tells_without_any_privilege(probe: str, tmp_path: FilePath) -> None:
-    first, second, port, asked = free_ports(4)
+    first, second, port, asked, elsewhere = free_ports(5)
     node = Node(
         tmp_path,
         f"""
@@ -164,10 +191,10 @@ def test_a_probe_tells_without_any_privilege(probe: str, tmp_path: FilePath) -> 
     )
     kind = socket.SOCK_DGRAM if probe == "udp" else socket.SOCK_STREAM
 
-    def listening(ip: str) -> socket.socket:
+    def listening(ip: str, port: int = asked) -> socket.socket:
         sock = socket.socket(socket.AF_INET, kind)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((ip, asked))
+        sock.bind((ip, port))
         if probe == "tcp":
             sock.listen(100)
         return sock
@@ -176,12 +203,18 @@ def test_a_probe_tells_without_any_privilege(probe: str, tmp_path: FilePath) -> 
         (topic,) = get(node.api, "/v1/status")["topics"]
         return [at for at, why in _outs(topic).items() if why]
 
-    with closing(listening("127.0.0.1")), node.broker():
+    with closing(listening("127.0.0.1")), node.broker() as process:
         until(lambda: out() == [second])
         with closing(listening("127.0.0.2")):
             until(lambda: out() == [])
         # The last one stays, whatever its probe says.
         until(lambda: out() == [second])
+        # Asked at another port, where somebody is, it is back.
+        words = node.file.read_text()
+        node.file.write_text(words.replace(f"probe_port = {asked}", f"probe_port = {elsewhere}"))
+        with closing(listening("127.0.0.2", elsewhere)):
+            process.send_signal(signal.SIGHUP)
+            until(lambda: second not in out())
 
 
 @pytest.mark.netns

@@ -297,6 +297,7 @@ def config_text(
             lines += [f"sources = {json.dumps(list(options.sources))}"]
             lines += ['source = "keep"'] if options.keep else []
             lines += [f"down_after = {options.down_after}"]
+            lines += [f"probe = {json.dumps(options.probe)}", f"probe_port = {options.probe_port}"]
         for group in groups:
             for member in group.members:
                 lines += ["[[topic.member]]", f"ip = {json.dumps(member.ip)}", f"port = {member.port}"]

@@ -20,10 +20,12 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from tempos import GroupOptions, Member, Topic
 from tempos._awaitables import in_time
 from tempos._remarks import Remark
+from tempos._sockets import NO_WAY
 from tempos.errors import one_line
 from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.addresses import Towards
@@ -46,6 +48,7 @@ _LONGEST, _WAITING = 2048, 512
 
 log = logging.getLogger("tempos.broker.members")
 Place = tuple[int, str, int]
+_T = TypeVar("_T")
 
 
 def open_icmp() -> socket.socket | None:
@@ -76,6 +79,41 @@ def came_back(packet: bytes) -> tuple[int, str, int] | None:
     return source, socket.inet_ntoa(inner[16:20]), port
 
 
+class _Asking:
+    """A socket that asks a member by empty datagrams. What goes wrong is told as an errno, 0: nothing."""
+
+    def __init__(self, to: tuple[str, int]) -> None:
+        """Raises :class:`OSError`: there is no way, or no socket."""
+        self.to = to
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            self._socket.setblocking(False)
+            self._socket.connect(to)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def came(self) -> int:
+        """What came of the last one."""
+        return _error_of(self._socket.recv, _LONGEST)
+
+    def send(self) -> int:
+        return _error_of(self._socket.send, b"")
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _error_of(call: Callable[[_T], object], argument: _T) -> int:
+    try:
+        call(argument)
+    except BlockingIOError:
+        pass
+    except OSError as error:
+        return error.errno or 0
+    return 0
+
+
 @dataclass(slots=True)
 class _Known:
     """Of a member. ``bad``: why, since ``since``; ``refused``: when it refused last, and how."""
@@ -87,13 +125,16 @@ class _Known:
     probed: float = 0.0
     unreached: str = ""
     towards: Towards = ("", None)
-    asking: socket.socket | None = None
+    asking: _Asking | None = None
     connecting: asyncio.Task[None] | None = None
 
+    def ask_no_more(self) -> None:
+        asking, self.asking = self.asking, None
+        if asking is not None:
+            asking.close()
+
     def close(self) -> None:
-        if self.asking is not None:
-            self.asking.close()
-            self.asking = None
+        self.ask_no_more()
         if self.connecting is not None:
             self.connecting.cancel()
 
@@ -290,9 +331,8 @@ class Health:
         by_udp = wanted == "udp" or (known.out and wanted != "tcp")
         if not each.options.down_after:
             return
-        if not by_udp and known.asking is not None:
-            known.asking.close()
-            known.asking = None
+        if not by_udp:
+            known.ask_no_more()
         if now - known.probed < PROBED:
             return
         known.probed = now
@@ -303,22 +343,26 @@ class Health:
 
     def _ask(self, known: _Known, each: _Asked, now: float) -> None:
         """What came of the last datagram, and another one."""
-        ip, port = each.member.ip, each.options.probe_port or each.member.port
-        try:
-            if known.asking is None:
-                known.asking = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-                known.asking.setblocking(False)
-            if known.asking.getsockname()[1] == 0:
-                known.asking.connect((ip, port))
-            with contextlib.suppress(BlockingIOError):
-                known.asking.recv(_LONGEST)
-            known.asking.send(b"")
-        except BlockingIOError:
-            pass
-        except OSError as error:
-            if error.errno in _REFUSALS:
-                at = "" if port == each.member.port else f" at port {port}"
-                known.refused = now, f"what is sent to it{at} comes back: {os.strerror(error.errno)}"
+        to = each.member.ip, each.options.probe_port or each.member.port
+        if known.asking is not None and known.asking.to != to:
+            known.ask_no_more()
+        error = 0
+        if known.asking is not None:
+            error, sent = known.asking.came(), known.asking.send()
+            if sent in NO_WAY:
+                # The address that it sends from may be no more, and it keeps that: a new one is to say so.
+                known.ask_no_more()
+            else:
+                error = error or sent
+        if known.asking is None:
+            try:
+                known.asking = _Asking(to)
+                error = error or known.asking.send()
+            except OSError as failed:
+                error = error or failed.errno or 0
+        if error in _REFUSALS:
+            at = "" if to[1] == each.member.port else f" at port {to[1]}"
+            known.refused = now, f"what is sent to it{at} comes back: {os.strerror(error)}"
 
     async def _connect(self, known: _Known, each: _Asked) -> None:
         ip, port = each.member.ip, each.options.probe_port or each.member.port
