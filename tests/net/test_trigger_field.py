@@ -133,6 +133,49 @@ async def test_modbus(broker: BrokerBeside, tmp_path: Path) -> None:
             assert told(trigger)["published"] == 2
 
 
+@asynccontextmanager
+async def answering(port: int, size: int) -> AsyncIterator[None]:
+    """A device that answers whatever it is asked with so many bytes, 1, 2, 3 and so on."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while len(asked := await reader.read(12)) == 12:
+            values = bytes(range(1, size + 1))
+            writer.write(asked[:4] + bytes((0, 3 + size)) + asked[6:8] + bytes((size,)) + values)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", port)
+    try:
+        yield
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "count", "size", "words", "right", "first"),
+    [
+        ("holding", 2, 2, "1 values where 2 should come", 4, [0x0102, 0x0304]),
+        ("input", 2, 6, "3 values where 2 should come", 4, [0x0102, 0x0304]),
+        ("coils", 9, 1, "8 values where 16 should come", 2, [True, *[False] * 8]),
+        ("discrete", 9, 3, "24 values where 16 should come", 2, [True, *[False] * 8]),
+    ],
+)
+async def test_a_device_that_answers_more_or_less_than_it_is_asked_is_no_reading(
+    table: str, count: int, size: int, words: str, right: int, first: list[Any],
+    broker: BrokerBeside, tmp_path: Path,
+) -> None:  # fmt: skip
+    (port,) = free_ports(1)
+    endpoint = {"name": "in", "kind": "modbus", "server": "127.0.0.1", "port": port, "address": 100,
+                "table": table, "count": count, "every": 0.02, "body": "data"}  # fmt: skip
+    async with taking(broker) as taken, trigger_here(tmp_path, document(broker, endpoint)) as trigger:
+        async with answering(port, size):
+            await eventually(lambda: words in told(trigger)["source"].get("why", ""))
+        assert told(trigger)["received"] == 0
+        async with answering(port, right):
+            await taken.count(1)
+            (body,) = taken.in_order
+            assert json.loads(body) == first
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -2,8 +2,9 @@
 
 The event's body is JSON: ``{"table", "unit", "address", "values"}``, or with ``body = "data"`` the list of
 values alone. ``when = "changes"`` publishes values that differ from the last ones, across connections; "all"
-every reading. A device that answers with an error is asked again like one that is not there, and the status
-says what it answered.
+every reading. A device that answers with an error, or with more or fewer values than it is asked for (which
+pymodbus 3.16.1 takes for a reading), is asked again like one that is not there, and the status says what it
+answered.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ _READ = {
     "holding": "read_holding_registers",
     "input": "read_input_registers",
 }
+_BITS = ("coils", "discrete")
 LAST = 0xFFFF
 
 KEYS: Keys = {
@@ -113,18 +115,21 @@ class _ModbusSource:
             if not await client.connect():
                 raise ConnectionError("it takes no connection")
             read = getattr(client, _READ[options["table"]])
+            # Bits come in whole bytes.
+            come = -(-options["count"] // 8) * 8 if options["table"] in _BITS else options["count"]
             due = loop.time()
             is_up = False
             while True:
                 answer = await read(options["address"], count=options["count"], device_id=options["unit"])
                 if answer.isError():
                     raise ConnectionError(f"it answers {answer}")
+                found = answer.bits if options["table"] in _BITS else answer.registers
+                if len(found) != come:
+                    raise ConnectionError(f"it answers {len(found)} values where {come} should come")
                 if not is_up:
                     is_up = True
                     up()
-                self._take_in(
-                    list(answer.bits if hasattr(answer, "bits") and answer.bits else answer.registers)
-                )
+                self._take_in(found[: options["count"]])
                 now = loop.time()
                 # Without drift; what a slow device had no time for is not made up for.
                 due = max(due + options["every"], now)
@@ -135,8 +140,6 @@ class _ModbusSource:
     def _take_in(self, found: list[Any]) -> None:
         options = self._options
         self.readings += 1
-        # Bits come in whole bytes.
-        found = found[: options["count"]]
         if options["when"] == "changes" and found == self._last:
             return
         self._last = found
