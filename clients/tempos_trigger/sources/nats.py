@@ -1,7 +1,8 @@
 """Endpoints of kind ``nats``: messages of a subject become events.
 
 NATS hands a message to whoever is there, once, and keeps nothing; so what comes while the tempos broker is
-away waits in the endpoint's buffer, and is counted if it cannot. With ``queue`` several triggers share them.
+away waits in the endpoint's buffer, and is counted if it cannot. With ``queue`` several triggers share them:
+of all whose subjects a message matches one of each name has it, though they differ (nats-server 2.15.1).
 """
 
 from __future__ import annotations
