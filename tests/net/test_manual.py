@@ -113,6 +113,21 @@ def test_what_an_example_prints_is_held_against_the_page() -> None:
     assert not agrees("", "something\n")
 
 
+def test_dots_are_anything_in_their_line_and_any_lines_where_they_are_alone() -> None:
+    for wanted, got, right in (
+        ("a ... c", "a b  c\n", True),
+        ("a ... c", "a b\nb c\n", False),
+        ("a  b\n", "a b", True),
+        ("a...", "a\nb\n", False),
+        ("a...\n...", "ab\n", True),
+        ("a\n...\nc\n", "a\nb\nb\nc\n", True),
+        ("a\n...\nc\n", "a\nb\n", False),
+        ("as 127.0.0.1:...", "as 127.0.0.1:4711", True),
+        ("1.5 us", "1x5 us", False),
+    ):
+        assert agrees(wanted, got) is right, (wanted, got)
+
+
 @pytest.mark.netns
 @pytest.mark.parametrize("page", EXAMPLES, ids=lambda page: page.stem)
 def test_the_examples_of_a_page_run(page: Path, tmp_path: Path) -> None:
