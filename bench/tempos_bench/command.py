@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tempos import ConfigError, TemposError
+from tempos._files import write_whole
 from tempos.cli.completion import with_words
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def demo(subparsers: Subparsers) -> None:
     """Add ``tempos demo``."""
     parser = subparsers.add_parser(
         "demo",
-        help="show events on their way over both data paths",
+        help="publisher, broker and subscriber in three nodes on this machine",
         description="Publish real events over every path there is here, and compare.",
         epilog=_DEMO_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -350,7 +351,7 @@ def _write(result: Report, path: Path | None) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result.as_json(), indent=1) + "\n")
+    write_whole(path, f"{json.dumps(result.as_json(), indent=1)}\n".encode())
     _draw([result], path.parent)
 
 
@@ -370,7 +371,7 @@ def _run_report(options: argparse.Namespace) -> int:
 
         found = results.read(options.folder)
         _draw(found.values(), options.folder if options.folder.is_dir() else options.folder.parent)
-        options.output.write_text(html.page(found, options.folder), encoding="utf-8")
+        write_whole(options.output, html.page(found, options.folder).encode())
         print(f"{options.output}: {len(found)} scenarios")
         return EXIT_OK
 

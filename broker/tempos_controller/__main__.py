@@ -29,6 +29,7 @@ if __name__ == "__main__":
     wait_for_configuration()
 
 from tempos import ConfigError, TemposError, Unavailable
+from tempos._places import state_of
 from tempos.errors import one_line
 from tempos_controller.api import application
 from tempos_controller.config.load import KINDS, Loaded, load, read
@@ -37,7 +38,7 @@ from tempos_controller.documents import Documents
 from tempos_controller.force.engine import Engine
 from tempos_controller.force.items import Places, with_nodes_of
 from tempos_controller.force.local import PATIENCE
-from tempos_controller.force.store import Desired, Store, usual_folder
+from tempos_controller.force.store import Desired, Store
 from tempos_controller.parts.http import Away, Refused
 from tempos_controller.plan.wanted import revision
 from tempos_controller.watch.feed import Feed
@@ -164,7 +165,7 @@ async def _start(
 
 
 def _folder(given: str, name: str) -> Path:
-    return Path(given).absolute() if given else usual_folder(name)
+    return Path(given).absolute() if given else state_of("controller", name)
 
 
 class _Finish:

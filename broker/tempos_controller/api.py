@@ -108,7 +108,7 @@ def application(
         token,
         refused,
         daemon="Controller",
-        set_by="controller.api_token",
+        set_by="tokens/controller in its state folder, or controller.api_token",
         logger=log,
         longest=_longest,
     )

@@ -11,12 +11,11 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
-from tempos.cli.api import Api
 from tempos.doctor.findings import Area, Asked, Check, Severity, Tried
 from tempos.doctor.serving import PAST
 from tempos.errors import LocalError, RemoteError, one_line
 from tempos.session.place import api_at
-from tempos_controller.commands.access import DEFAULT, token_for
+from tempos_controller.commands.access import DEFAULT, api_of
 from tempos_controller.config.model import CONTROLLER_PORT
 from tempos_controller.watch.findings import CHECKS
 
@@ -33,7 +32,8 @@ def gather(asked: Asked) -> Iterator[Tried]:
     url = named or DEFAULT
     try:
         url = api_at(url, CONTROLLER_PORT)
-        api = Api(url, token_for(asked.controller_token_file or None), _PATIENCE, "Controller")
+        file = asked.controller_token_file or None
+        api = api_of(url, file, _PATIENCE, option="--controller-token-file")
         status = api.get("/v1/status")
     except (LocalError, RemoteError) as error:
         if named or getattr(error, "status", None) is not None:

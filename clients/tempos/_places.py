@@ -1,4 +1,4 @@
-"""Where the brokers of this machine keep what concerns their lives: for each name a folder of its own.
+"""Where the daemons of this machine keep what is theirs: of brokers a folder for each name.
 
     /run/tempos/NAME/               of brokers that root starts, whoever they are then
     $XDG_RUNTIME_DIR/tempos/NAME/   of those that another user starts
@@ -6,6 +6,8 @@
 In it are the state, unless the configuration names another place for it, and a lock for each network
 namespace. It belongs to whoever the broker runs as, and may be looked into by all: who holds what is nobody's
 secret. The state is, and its files say so.
+
+What triggers, invokers and Controllers must not forget is in :func:`state_of`.
 """
 
 from __future__ import annotations
@@ -35,6 +37,14 @@ def quote(name: str) -> str:
 def unquote(quoted: str) -> str:
     """The name that :func:`quote` made a file's part of."""
     return urllib.parse.unquote(quoted)
+
+
+def state_of(daemon: str, name: str) -> Path:
+    """The state folder of a "trigger", "invoker" or "controller" of this user that names no other one."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/tempos") / daemon / name
+    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(home) / "tempos" / daemon / name
 
 
 def bases() -> list[Path]:

@@ -6,13 +6,16 @@ file of its own; a daemon has more to lose by not starting, so it goes on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tempos import ConfigError
+from tempos._places import state_of
 from tempos.auth import open_to_others
 from tempos_daemon import toml
 from tempos_daemon.files import read_start
@@ -28,6 +31,19 @@ _SECRET, _KEY = ("api_token", "token", "password"), "key"
 _HEXADECIMAL = re.compile(r"[0-9A-Fa-f]{32,}")
 #: What was said of each file, for it is not said again: some are read for every request.
 _said: dict[Path, str] = {}
+
+
+def made_here(daemon: str, url: str) -> Path | None:
+    """The file with the token of a "trigger" or "invoker" at a URL that a Controller started on this machine.
+
+    None: there is none of this user's whose state is at the usual place.
+    """
+    for file in state_of("controller", "").glob(f"*/parts/{daemon}-*/{daemon}.toml"):
+        with contextlib.suppress(OSError, ValueError, ConfigError, KeyError):
+            table = toml.document(toml.read_text(file), str(file))[daemon]
+            if table["api"] == urlsplit(url).netloc:
+                return Path(table["api_token_file"])
+    return None
 
 
 def read_token(path: str, key: str, read: Callable[[Path], bytes] = read_start) -> str:

@@ -19,6 +19,7 @@ if __name__ == "__main__":
 
 from tempos import ConfigError, TemposError
 from tempos._output import make_whole
+from tempos._places import state_of
 from tempos.errors import one_line
 from tempos_daemon import logs, loop
 from tempos_daemon.http_server import HttpServer, Limits
@@ -30,7 +31,7 @@ from tempos_daemon.token import read_token, tell_all_open
 from tempos_invoker.api import application
 from tempos_invoker.deploy import layout
 from tempos_invoker.deploy.model import Deployment, Settings
-from tempos_invoker.deploy.store import Store, usual_folder
+from tempos_invoker.deploy.store import Store
 from tempos_invoker.invoker import Invoker
 
 log = logging.getLogger("tempos.invoker")
@@ -96,7 +97,7 @@ async def _start(
     def at_the_end(name: str, work: Callable[[], Awaitable[object]]) -> None:
         stack.push_async_callback(signals.step, name, work)
 
-    folder = Path(settings.state) if settings.state else usual_folder(settings.name)
+    folder = Path(settings.state) if settings.state else state_of("invoker", settings.name)
     store = Store(folder)
     stack.callback(store.close)
     invoker = Invoker(settings, store)

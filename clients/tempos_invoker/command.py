@@ -93,7 +93,7 @@ def errors(subparsers: Subparsers) -> None:
     parser = _parser(
         subparsers,
         "errors",
-        "invocations that failed",
+        "list, show and redrive invocations that failed",
         "List, show and redrive invocations that failed.",
         _ERRORS_EXAMPLES,
     )
@@ -140,8 +140,9 @@ def _add_filter(parser: argparse.ArgumentParser) -> None:
 
 def _api(options: argparse.Namespace, timeout: float = 5.0) -> Api:
     from tempos.cli.api import Api
+    from tempos_daemon.token import made_here
 
-    return Api.of(options, timeout, whose="invoker")
+    return Api.of(options, timeout, whose="invoker", made=lambda url: made_here("invoker", url))
 
 
 # --- tempos invoker ------------------------------------------------------------------------------

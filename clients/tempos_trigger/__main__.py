@@ -17,6 +17,7 @@ if __name__ == "__main__":
     wait_for_configuration()
 
 from tempos import ConfigError, TemposError, Unavailable
+from tempos._places import state_of
 from tempos_daemon import logs, loop
 from tempos_daemon.http_server import HttpServer
 from tempos_daemon.last_resort import LastResort
@@ -89,7 +90,7 @@ async def _start(
     def at_the_end(name: str, work: Callable[[], Awaitable[object]]) -> None:
         stack.push_async_callback(signals.step, name, work)
 
-    store = Store(told.state or settings.usual_state(told.name))
+    store = Store(told.state or state_of("trigger", told.name))
     store.hold()
     by_file = told.deployment is not None
     trigger = Trigger(told.name, store, keep=not by_file, priority=told.priority)

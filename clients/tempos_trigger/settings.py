@@ -76,13 +76,3 @@ def check(document: dict[str, Any], name: str) -> Settings:
         table.get("name"), table.get("api"), token or "", Path(state) if state else None,
         table.get("log"), table.get("priority"), deployment,
     )  # fmt: skip
-
-
-def usual_state(name: str) -> Path:
-    """Where the state of a trigger of this name belongs for this user."""
-    if os.geteuid() == 0:
-        base = Path("/var/lib/tempos")
-    else:
-        home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-        base = Path(home) / "tempos"
-    return base / "trigger" / name

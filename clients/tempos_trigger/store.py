@@ -1,7 +1,6 @@
 """What a trigger keeps on disk: the deployment in force, and what a source must not forget.
 
-A file is had as a whole or not at all: written beside, made to last, and put into its place. They may hold
-secrets, so they are the owner's alone.
+A file is had as a whole or not at all. They may hold secrets, so they are the owner's alone.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tempos import Unavailable
+from tempos._files import write_whole
 
 DEPLOYMENT = "deployment.json"
 LOCK = "lock"
@@ -58,23 +58,7 @@ class Store:
 
     def write(self, name: str, document: Mapping[str, Any] | list[Any]) -> None:
         """Keep a document, through a crash from now on. Raises :class:`OSError`; then the old one stays."""
-        path, beside = self.folder / name, self.folder / f"{name}.new"
-        try:
-            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                json.dump(document, file)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                beside.unlink()
-            raise
-        folder = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_whole(self.folder / name, json.dumps(document).encode(), 0o600)
 
     def remove(self, name: str) -> None:
         """Keep it no longer."""

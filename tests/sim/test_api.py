@@ -232,8 +232,8 @@ def test_the_commands_of_an_operator(
     monkeypatch.setenv("TEMPOS_TOKEN", "wrong")
     assert run("ctl", "topics") == (
         1,
-        "tempos ctl: this token is not the one: send 'Authorization: Bearer ...' with broker.api_token of "
-        "the configuration\n",
+        f"tempos ctl: the broker at {api} does not take the token in $TEMPOS_TOKEN: give that of "
+        "broker.api_token of its configuration, by --token-file FILE or $TEMPOS_TOKEN\n",
     )
 
 

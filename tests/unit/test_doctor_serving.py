@@ -52,7 +52,10 @@ def status(**wrong: Any) -> dict[str, Any]:
     group.update({key: wrong.pop(key) for key in list(wrong) if key in group})
     topic.update({key: wrong.pop(key) for key in list(wrong) if key in topic})
     return {
-        "broker": {"name": "b", "version": "1", "pid": 1, "uptime_s": 2.0, "ready": True, "awaited": []},
+        "broker": {
+            "name": "b", "version": "1", "pid": 1, "uptime_s": 2.0, "ready": True, "awaited": [],
+            "state": "/run/tempos/b/state.db", "state_trouble": wrong.get("state_trouble", ""),
+        },
         "paths": {"fast": {"drops": wrong.get("drops", {})}},
         "quality": {
             "classes": {"SQ": {"overruns": wrong.get("overruns", 0)}},
@@ -86,6 +89,7 @@ SLOW = {"ip": "10.0.2.2", "port": 1, "reason": "drops", "groups": [{"topic": "ne
         ({}, None),
         ({"balanced": False, "problems": ["1 event too many"]}, "TD402"),
         ({"policy": "fast"}, "TD403"),
+        ({"policy": "fast", "groups": []}, None),
         ({"members": [member(1, left_out="it does not answer")]}, "TD404"),
         ({"members": [member(1, static=True, left_out="it does not answer")]}, "TD404"),
         ({"members": [member(1, unheard=7)]}, "TD405"),
@@ -123,6 +127,7 @@ SLOW = {"ip": "10.0.2.2", "port": 1, "reason": "drops", "groups": [{"topic": "ne
         ({"fleet": {"there": {"lacks": 4, "in_force": 8}}}, "TD425"),
         ({"fleet": {"there": {"in_force": 10, "api": ""}}}, "TD425"),
         ({"fleet": {"untold": 1}}, "TD425"),
+        ({"state_trouble": "database or disk is full"}, "TD426"),
     ],
 )  # fmt: skip
 def test_each_thing_that_is_wrong_is_told_once_with_a_command(
@@ -138,7 +143,7 @@ def test_each_thing_that_is_wrong_is_told_once_with_a_command(
         if words[0] == "tempos" and words[1] != "observe":
             assert parser_of(words[1]).parse_args(words[1:])
         else:
-            assert words[0] in ("tempos", "ping", "iptables", "sysctl")
+            assert words[0] in ("tempos", "ping", "iptables", "sysctl", "df")
 
 
 def test_a_past_loss_says_since_when_it_is_over() -> None:
@@ -181,7 +186,7 @@ def test_it_asks_with_the_token_and_never_shows_it(
                 (status(), True, 0, "'b', tempos 1, process 1"),
                 (status(policy="fast"), True, 1, "TD403"),
                 ({"topics": 3}, True, 1, "not of this version"),
-                (status(), False, 1, "a token is needed"),
+                (status(), False, 1, "asks for a token"),
             ):
                 Answers.answer = answer
                 options = ["--token-file", str(tmp_path / "token")] if token else []

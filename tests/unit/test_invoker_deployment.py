@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import re
 import shutil
@@ -12,6 +14,7 @@ import pytest
 
 from tempos import ConfigError, Quality
 from tempos_invoker.deploy import layout
+from tempos_invoker.deploy.model import Code
 from tempos_invoker.deploy.store import Store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,6 +134,40 @@ def test_an_api_that_others_reach_needs_a_token(tmp_path: Path) -> None:
         layout.load(file)
     file.write_text('[invoker]\napi = "0.0.0.0:9995"\napi_token = "0123456789abcdef"\n')
     assert not layout.load(file)[0].fixed
+
+
+def test_code_under_another_name_is_whole_or_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a writer left that was killed is no code; a copy for which there is no room is none either."""
+    content = b"def f(body): ..."
+    sha256 = hashlib.sha256(content).hexdigest()
+    store = Store(tmp_path / "state")
+    try:
+        part = store.part()
+        part.write_bytes(content)
+        store.keep(part, sha256)
+        folder = store.folder / "code" / sha256
+        (folder / ".f.py.0a1b2c3d.part").write_bytes(content[:4])
+        (folder / "code").rename(folder / "g.py")
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", no_room)
+            with pytest.raises(OSError, match="No space"):
+                store.find(Code(sha256, "f.py"))
+        assert not (folder / "f.py").exists()
+        found = store.find(Code(sha256, "f.py"))
+        assert found is not None
+        assert (found.name, found.read_bytes()) == ("f.py", content)
+        assert sorted(path.name for path in folder.iterdir()) == ["f.py", "g.py"]
+        (folder / "f.py").unlink()
+        (folder / "g.py").rename(folder / ".g.py.0a1b2c3d.part")
+        assert store.find(Code(sha256, "f.py")) is None
+    finally:
+        store.close()
+
+
+def no_room(number: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_code_has_a_path_for_each_version_and_goes_when_it_is_old(tmp_path: Path) -> None:

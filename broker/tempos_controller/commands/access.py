@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from tempos._places import state_of
 from tempos.cli.api import Api
 from tempos.errors import ApiRefused, LocalError, RemoteError
 from tempos.session.place import api_at
 from tempos_controller.config.model import CONTROLLER_PORT
-from tempos_controller.force.store import usual_folder
 
 DEFAULT = f"http://127.0.0.1:{CONTROLLER_PORT}"
 #: Seconds for an answer: a change may start daemons, and wait for one that comes back.
@@ -52,30 +52,39 @@ def controller(options: argparse.Namespace, patience: float = PATIENCE) -> Api:
         options.fail(f"--api: {error}")
     if not url.startswith(("http://", "https://")):
         options.fail(f"--api {url!r} is no http URL")
-    return Api(url, token_for(options.token_file, options.controller), patience, "Controller")
+    return api_of(url, options.token_file, patience, options.controller)
 
 
-def token_for(file: str | None, name: str = "default") -> str:
+def api_of(
+    url: str, token_file: str | None, patience: float, name: str = "default", option: str = "--token-file"
+) -> Api:
+    """The API at a URL, with the token in a file that ``option`` names; raises :class:`LocalError`."""
+    token, given = _token(token_file, name)
+    ways = f"{option} FILE or $TEMPOS_CONTROLLER_TOKEN"
+    return Api(url, token, patience, "Controller", given=given, ways=ways)
+
+
+def _token(file: str | None, name: str) -> tuple[str, str]:
     """The token in ``file``; None: of the environment, or the one that the Controller of this name made.
 
-    Raises :class:`LocalError` for a file that cannot be read.
+    And where it was found. Raises :class:`LocalError` for a file that cannot be read.
     """
     if file is None and (token := os.environ.get("TEMPOS_CONTROLLER_TOKEN")):
-        return token
+        return token, "in $TEMPOS_CONTROLLER_TOKEN"
     from pathlib import Path
 
-    made = usual_folder(name) / "tokens" / "controller"
+    made = state_of("controller", name) / "tokens" / "controller"
     path = Path(file) if file is not None else made
     try:
-        return path.read_text(encoding="utf-8").strip()
+        return path.read_text(encoding="utf-8").strip(), f"in {path}"
     except FileNotFoundError:
         if file is None:
-            return ""
+            return "", ""
         raise LocalError(f"the token in {path} cannot be read: there is no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         if file is None:
             # Another user's; the API will say what is missing.
-            return ""
+            return "", ""
         raise LocalError(f"the token in {path} cannot be read: {error}") from error
 
 

@@ -23,17 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from tempos import ConfigError, Unavailable
+from tempos._files import write_whole
 
 VERSION = 1
 _DESIRED, _LOCK, _CODE = "desired.json", "lock", "code"
-
-
-def usual_folder(name: str) -> Path:
-    """Where the state of a Controller of this name belongs for this user."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/tempos/controller") / name
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(home) / "tempos" / "controller" / name
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +127,8 @@ class Store:
     def add_code(self, code: bytes) -> str:
         """Keep code; gives its hash."""
         digest = hashlib.sha256(code).hexdigest()
-        path = self._code(digest)
-        if not path.exists():
-            self._put(path, code)
+        if self.code(digest) is None:
+            self._put(self._code(digest), code)
         return digest
 
     def code(self, digest: str) -> bytes | None:
@@ -191,20 +183,7 @@ class Store:
         return self.folder / "log" / f"{name}.log"
 
     def _put(self, path: Path, content: bytes) -> None:
-        beside = path.with_name(f"{path.name}.new")
         try:
-            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            write_whole(path, content, 0o600)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                beside.unlink()
             raise Unavailable(f"{path} cannot be written: {error.strerror}") from error

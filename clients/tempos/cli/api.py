@@ -7,17 +7,19 @@ environment, never from the command line, which others on the machine can read.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tempos._abi import API_PORT
 from tempos._api import DAEMON, DEFAULT, no_answer, other_daemon, refusal
 from tempos.auth import open_to_others
-from tempos.errors import LocalError, RemoteError
+from tempos.errors import ApiRefused, LocalError, RemoteError
 from tempos.session.place import Place, api_at, usual_api
 
 if TYPE_CHECKING:
@@ -34,6 +36,13 @@ _OF_EVERY_TOPIC = frozenset(
     {"/v1/status", "/v1/topics", "/v1/ledger", "/v1/paths", "/v1/routes", "/v1/options"}
 )
 _FILE_HELP = "a file that holds the API's token (default: $TEMPOS_TOKEN holds the token itself)"
+#: Whose a token is, and where that stands.
+_TOKENS = {
+    "broker": "broker.api_token of its configuration",
+    "invoker": "invoker.api_token of its configuration (of one that a Controller started: "
+    "tokens/invoker-NODE in the Controller's state folder)",
+    "Controller": "controller.api_token of its file, or else tokens/controller in its state folder",
+}
 
 
 def add_api(
@@ -83,15 +92,35 @@ def orders_of(
 class Api:
     """The control API at a URL. Every call raises :class:`RemoteError` with what to do about it."""
 
-    def __init__(self, url: str, token: str = "", timeout: float = TIMEOUT, whose: str = "broker") -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str = "",
+        timeout: float = TIMEOUT,
+        whose: str = "broker",
+        *,
+        given: str = "",
+        ways: str = "--token-file FILE or $TEMPOS_TOKEN",
+    ) -> None:
+        """``given``: where the token was found, and ``ways`` to give another one, for people."""
         self.url = url.rstrip("/")
+        self._given, self._ways = given, ways
         self._whose = whose
         self._token = token
         self._timeout = timeout
 
     @classmethod
-    def of(cls, options: argparse.Namespace, timeout: float = TIMEOUT, whose: str = "broker") -> Api:
-        """As the options of :func:`add_api` say; raises :class:`LocalError` for an unreadable token."""
+    def of(
+        cls,
+        options: argparse.Namespace,
+        timeout: float = TIMEOUT,
+        whose: str = "broker",
+        made: Callable[[str], Path | None] = lambda url: None,
+    ) -> Api:
+        """As the options of :func:`add_api` say; raises :class:`LocalError` for an unreadable token.
+
+        ``made``: the file with the token for the API at a URL that was made on this machine, if one was.
+        """
         try:
             # Of a command that asks a broker for other things as well, that broker's.
             asked = getattr(options, "broker", None)
@@ -103,15 +132,20 @@ class Api:
             options.fail(f"--api {url!r} is no http URL")
         # What is said of the API later says where it was asked.
         options.api = url
-        token = os.environ.get("TEMPOS_TOKEN", "")
+        token, given = os.environ.get("TEMPOS_TOKEN", ""), "in $TEMPOS_TOKEN"
         if options.token_file is not None:
+            given = f"in {options.token_file}"
             try:
                 token = Path(options.token_file).read_text(encoding="utf-8").strip()
             except (OSError, UnicodeDecodeError) as error:
                 raise LocalError(f"the token in {options.token_file} cannot be read: {error}") from error
             if why := open_to_others(options.token_file):
                 print(f"tempos: the token file {options.token_file} {why}", file=sys.stderr)
-        return cls(url, token, timeout, whose)
+        elif not token and (file := made(url)) is not None:
+            # Another user's; the API will say what is missing.
+            with contextlib.suppress(OSError, UnicodeDecodeError):
+                token, given = file.read_text(encoding="utf-8").strip(), f"in {file}"
+        return cls(url, token, timeout, whose, given=given)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -122,7 +156,7 @@ class Api:
         """Raise :class:`RemoteError` where the answer to what was asked at ``path`` is none to go by."""
         self._check(answer.headers.get(DAEMON))
         if answer.status != 200:
-            raise refusal(self.url + path, answer.status, answer.reason, answer.read(), self._whose)
+            raise self._refused(self.url + path, answer.status, answer.reason, answer.read())
 
     def no_answer(self, path: str, why: object) -> RemoteError:
         """The error that ``path`` has none."""
@@ -132,6 +166,13 @@ class Api:
         """Raise :class:`RemoteError` where it is another daemon that answers."""
         if (other := other_daemon(self.url, answers, self._whose)) is not None:
             raise other
+
+    def _refused(self, url: str, status: int, reason: str, body: bytes) -> ApiRefused:
+        if status != HTTPStatus.UNAUTHORIZED:
+            return refusal(url, status, reason, body, self._whose)
+        wants = f"does not take the token {self._given}".rstrip() if self._token else "asks for a token"
+        who = f"the {self._whose} at {self.url}"
+        return ApiRefused(status, f"{who} {wants}: give that of {_TOKENS[self._whose]}, by {self._ways}")
 
     def get(self, path: str) -> Any:
         return self._ask("GET", path)
@@ -203,7 +244,7 @@ class Api:
         except urllib.error.HTTPError as error:
             with error:
                 self._check(error.headers.get(DAEMON))
-                raise refusal(url, error.code, error.reason, error.read(), self._whose) from error
+                raise self._refused(url, error.code, error.reason, error.read()) from error
         except (OSError, HTTPException) as error:
             why = error.reason if isinstance(error, urllib.error.URLError) else error
             raise no_answer(url, why, self._whose) from error

@@ -19,6 +19,8 @@ from tempos.errors import LocalError, one_line
 from tempos.exporting.course import Place, Record
 
 _BLOCK = 1 << 16
+#: How a line begins, as :func:`_line` makes it.
+_HEAD = b'{"topic": '
 
 
 class FileOutlet:
@@ -81,7 +83,7 @@ class FileOutlet:
         return place
 
     def _check_head(self, torn: bytes) -> None:
-        if not torn.startswith(b'{"topic": '):
+        if torn[: len(_HEAD)] != _HEAD[: len(torn)]:
             raise self._foreign()
 
     def _place(self, line: bytes) -> Place | None:

@@ -25,6 +25,7 @@ from nats.js.errors import NotFoundError
 from tempos import wire
 from tempos._abi import ENVELOPE_LEN
 from tempos._awaitables import in_time
+from tempos._files import write_whole
 from tempos.errors import LocalError, WireError, one_line
 from tempos.exporting.course import Place, Record
 from tempos.exporting.outlet import Away
@@ -197,18 +198,8 @@ class StreamOutlet:
     def _write(self, place: Place) -> None:
         """On the disk in whole, or as it was."""
         row = {**self._what, "journal": place.journal, "position": place.position}
-        new = self._file.with_name(self._file.name + ".new")
         try:
-            with new.open("w", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self._file)
-            folder = os.open(self._file.parent, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            write_whole(self._file, f"{json.dumps(row)}\n".encode())
         except OSError as error:
             raise LocalError(f"{self._file} cannot be written: {one_line(error)}") from error
 

@@ -11,6 +11,7 @@ import json
 import logging
 from pathlib import Path
 
+from tempos._files import write_whole
 from tempos._remarks import Remark
 from tempos.errors import one_line
 from tempos_invoker.deploy.model import BrokerAt
@@ -45,10 +46,8 @@ class Ports:
         if self._known.get(key) == port:
             return
         self._known[key] = port
-        part = self._path.with_name(f"{self._path.name}.new")
         try:
-            part.write_text(json.dumps(self._known))
-            part.replace(self._path)
+            write_whole(self._path, json.dumps(self._known).encode())
         except OSError as error:
             self._remark(f"{self._path} cannot be written: {one_line(error)}")
         else:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tempos import Unavailable
+from tempos._files import put_whole, write_whole
 from tempos_invoker.deploy.model import Code
 from tempos_invoker.deploy.ports import Ports
 
@@ -31,14 +32,6 @@ UNUSED_KEPT = 3600.0
 log = logging.getLogger("tempos.invoker")
 
 _DEPLOYMENT, _CODE, _CACHE, _PARTS = "deployment.json", "code", "cache", "parts"
-
-
-def usual_folder(name: str) -> Path:
-    """Where the state of an invoker belongs that names no folder."""
-    if os.geteuid() == 0:
-        return Path("/var/lib/tempos/invoker") / name
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(base) / "tempos" / "invoker" / name
 
 
 class Store:
@@ -85,7 +78,7 @@ class Store:
 
     def save(self, document: Any) -> None:
         """Remember it; raises :class:`OSError`."""
-        self._write(self.folder / _DEPLOYMENT, json.dumps(document).encode(), 0o600)
+        write_whole(self.folder / _DEPLOYMENT, json.dumps(document).encode(), 0o600)
 
     # --- code --------------------------------------------------------------------------------
 
@@ -95,9 +88,9 @@ class Store:
         path = folder / code.name
         if path.is_file():
             return path
-        for other in folder.glob("*"):
+        for other in folder.glob("[!.]*"):
             # The same bytes under another name.
-            shutil.copy2(other, path)
+            write_whole(path, other.read_bytes(), 0o755)
             return path
         return None
 
@@ -110,7 +103,7 @@ class Store:
         folder = self.folder / _CODE / sha256
         folder.mkdir(mode=0o755, exist_ok=True)
         part.chmod(0o755)
-        part.replace(folder / "code")
+        put_whole(part, folder / "code")
         folder.touch()
 
     def adopt(self, code: Code) -> Code:
@@ -123,7 +116,7 @@ class Store:
             folder = self.folder / _CODE / code.sha256
             folder.mkdir(mode=0o755, exist_ok=True)
             found = folder / code.name
-            self._write(found, content, 0o755)
+            write_whole(found, content, 0o755)
         return Code(code.sha256, code.name, str(found), code.folder)
 
     def sweep(self, used: Collection[str]) -> None:
@@ -139,15 +132,3 @@ class Store:
                     shutil.rmtree(folder, ignore_errors=True)
         except OSError as error:
             log.warning("code that nothing names stays in %s: %s", self.folder, error.strerror)
-
-    def _write(self, path: Path, content: bytes, mode: int) -> None:
-        part = self.part()
-        try:
-            with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise

@@ -6,12 +6,12 @@ can write to, and only if it is what was once put there (its own hash stands bef
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import stat
-import tempfile
 from pathlib import Path
+
+from tempos._files import write_whole
 
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _HASH = hashlib.sha256().digest_size
@@ -52,18 +52,9 @@ class Cache:
         if self._folder is None:
             return
         try:
-            handle, name = tempfile.mkstemp(prefix=".", dir=self._folder)
+            write_whole(self._folder / key, hashlib.sha256(compiled).digest() + compiled, 0o600)
         except OSError as error:
             self.remark = f"{self._folder}: {error.strerror}"
-            return
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(compiled).digest() + compiled)
-            Path(name).replace(self._folder / key)
-        except OSError as error:
-            self.remark = f"{self._folder}: {error.strerror}"
-            with contextlib.suppress(OSError):
-                Path(name).unlink()
 
 
 def _writable_by_others(path: Path) -> str:
