@@ -127,6 +127,7 @@ class Documents:
                 "instance": self._past.instance,
                 "ready": self._ready(),
                 "state": self._past.keeper.where,
+                "state_trouble": self._past.keeper.trouble,
                 "awaited": self._awaited.document(),
             },
             slow=self._slow.status(),

@@ -11,6 +11,8 @@ DEFAULT = f"http://127.0.0.1:{API_PORT}"
 
 #: The header of every answer that says which daemon gives it: broker, controller, trigger or invoker.
 DAEMON = "Tempos-Daemon"
+#: The header of every answer with the number of the process that gives it.
+PROCESS = "Tempos-Process"
 
 #: All that is said of an address that an API does not have.
 _NO_SUCH_ADDRESS = (404, "Not Found")

@@ -258,8 +258,7 @@ class Publisher(forks.OfOneProcess):
         known = self._outlets.get(name)
         if known is not None and not are_one(known.topic, topic):
             await self._leave(known)
-        began = clock if type(clock) is int else None
-        outlet = self._topics.learnt(name, topic, began, self._limit)
+        outlet = self._topics.learnt(name, topic, clock if type(clock) is int else None, self._limit)
         self._hear(answer)
         if self._reach.link is not None:
             self._telling.begin(self._reach.link)
@@ -274,6 +273,10 @@ class Publisher(forks.OfOneProcess):
         self._fits(outlet, len(data) + outlet.header_len)
         return data
 
+    async def hello(self) -> None:
+        """Return once the broker has answered; raises :class:`ControlRefused` and :class:`NoAnswer`."""
+        await (await self._control()).ask("hello")
+
     async def resolve(self, name: str) -> tuple[Topic, int]:
         """Ask the broker for a topic by its name: the topic, and how many members it has now.
 
@@ -287,8 +290,7 @@ class Publisher(forks.OfOneProcess):
         """The broker's answer about a topic, with a topic in it."""
         names.check_name(name)
         self._socket.fileno()
-        link = await self._control()
-        answer = (await link.ask("resolve", topic=name)).fields
+        answer = (await (await self._control()).ask("resolve", topic=name)).fields
         self._reach.told_port(answer.get("data_port"))
         return answer
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
+import os
 import re
 import socket
 import time
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 
-from tempos._api import DAEMON
+from tempos._api import DAEMON, PROCESS
 from tempos._remarks import Sparingly
 from tempos.errors import one_line
 from tempos_daemon.problems import problem
@@ -62,7 +63,7 @@ def _is_address(text: str) -> bool:
 
 
 class Door:
-    """An application of a ``daemon``, which every answer names, behind a door.
+    """An application of a ``daemon``, which every answer names, as it does its process, behind a door.
 
     ``set_by``: what sets its token.
 
@@ -85,7 +86,10 @@ class Door:
         self._token = token.encode()
         self._refused = refused
         self._daemon = daemon
-        self._named = (DAEMON.lower().encode(), daemon.lower().encode())
+        self._named = [
+            (DAEMON.lower().encode(), daemon.lower().encode()),
+            (PROCESS.lower().encode(), str(os.getpid()).encode()),
+        ]
         self._set_by = set_by
         self._longest = longest
         self._log = Sparingly(logger, time.monotonic)
@@ -97,7 +101,7 @@ class Door:
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), self._named]}
+                message = {**message, "headers": [*message.get("headers", ()), *self._named]}
             await send(message)
 
         most = self._longest(scope["method"], scope["path"])

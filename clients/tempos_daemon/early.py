@@ -16,3 +16,21 @@ def may_come_later(sock: socket.socket) -> None:
     """
     if sys.platform == "linux":
         sock.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+
+
+def listening(address: tuple[str, int], backlog: int, *, early: bool = False) -> socket.socket:
+    """A TCP socket that listens; ``early``: at an address that may come later (Linux).
+
+    Raises :class:`OSError` with the system's own words alone: who asks for it names the address.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if early:
+            may_come_later(listener)
+        listener.bind(address)
+        listener.listen(backlog)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

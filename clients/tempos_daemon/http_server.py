@@ -30,7 +30,7 @@ from uvicorn.server import ServerState
 from tempos._awaitables import in_time
 from tempos._remarks import Sparingly
 from tempos.errors import one_line
-from tempos_daemon.early import may_come_later
+from tempos_daemon.early import listening
 from tempos_daemon.http_connections import MALFORMED, SLOW, UNREAD, Connection, H11Connection, Limits
 from tempos_daemon.problems import MEDIA_TYPE, document, problem
 
@@ -56,20 +56,6 @@ _BUSY = (
     f"HTTP/1.1 503 Service Unavailable\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(_BODY)}\r\n"
     f"Connection: close\r\nRetry-After: 1\r\n\r\n{_BODY}"
 ).encode()
-
-
-def _listening_early(address: tuple[str, int]) -> socket.socket:
-    """What socket.create_server gives, at an address that may come later."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        may_come_later(listener)
-        listener.bind(address)
-        listener.listen(BACKLOG)
-    except BaseException:
-        listener.close()
-        raise
-    return listener
 
 
 class HttpServer:
@@ -127,10 +113,7 @@ class HttpServer:
 
     def bind(self) -> None:
         """Have the port; who connects waits until :meth:`start`."""
-        if self._early:
-            self._listener = _listening_early(self._address)
-        else:
-            self._listener = socket.create_server(self._address, backlog=BACKLOG)
+        self._listener = listening(self._address, BACKLOG, early=self._early)
         self._listener.setblocking(False)
 
     async def start(self) -> None:

@@ -137,12 +137,11 @@ class Way:
             self._coming_back = task
 
     async def _come_back(self) -> None:
-        topic = min(self._topics, default="")
         while True:
             with contextlib.suppress(TemposError, asyncio.TimeoutError):
                 fresh = await self._new_publisher()
                 try:
-                    await in_time(self._answers(fresh, topic), 1.0)
+                    await in_time(self._answers(fresh), 1.0)
                 except BaseException:
                     await fresh.close()
                     raise
@@ -153,10 +152,10 @@ class Way:
             await asyncio.sleep(AGAIN)
 
     @staticmethod
-    async def _answers(publisher: Publisher, topic: str) -> None:
-        """Return if the broker answers, whatever it says of the topic."""
+    async def _answers(publisher: Publisher) -> None:
+        """Return if the broker answers, whatever it says."""
         try:
-            await publisher.resolve(topic or "any")
+            await publisher.hello()
         except NoAnswer:
             raise
         except RemoteError:

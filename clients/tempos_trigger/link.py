@@ -283,7 +283,7 @@ class Link:
     async def _ask_for_any(self, publisher: Publisher) -> None:
         """See whether the broker answers, whatever it says."""
         try:
-            await in_time(publisher.resolve("any"), ANSWERS_WITHIN)
+            await in_time(publisher.hello(), ANSWERS_WITHIN)
         except ControlRefused:
             return
         except (asyncio.TimeoutError, NoAnswer):

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the Debian package of tempos into build/, by the Python that runs here: broker, clients, fast path, Controller,
-# triggers, invoker, with the Python packages that they need (Debian 12 has older ones), in a folder of their own.
+# Builds the Debian package of tempos into build/, by the Python that runs here: all but benchmarks,
+# with the Python packages that it needs (Debian 12 has older ones), in a folder of their own.
 #
 #   sh config/debian/build.sh PYTHON       PYTHON: of an environment with pip, hatchling and cffi (make deb)
 #
@@ -8,7 +8,7 @@
 set -eu
 PYTHON=$1
 HERE=config/debian
-PARTS=broker,fastpath,controller,invoker,trigger,trigger-mqtt,trigger-nats,trigger-timer,trigger-file,completion
+PARTS=broker,fastpath,platform,completion,director,encryption,export
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 1700000000)}
 export SOURCE_DATE_EPOCH PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 umask 022

@@ -49,6 +49,9 @@ class Machine:
         assert document["balanced"], document
         return {topic["name"]: topic["epoch"] for topic in document["topics"]}
 
+    def wrong(self) -> dict[str, bool]:
+        return {each["code"]: each["now"] for each in get(self.api, "/v1/wrong")["wrong"]}
+
     def join(self, topic: int) -> Subscriber:
         return Subscriber("127.0.0.1", f"topic-{topic}", group="g", control_port=self.control)
 
@@ -106,12 +109,14 @@ def test_what_could_not_be_written_is_written_once_there_is_room_and_no_epoch_co
             machine.configure(*range(1, number + 1))
             assert post(machine.api, "/v1/reload")["changes"]
         until(lambda: "cannot be written" in machine.log.read_text(), "a disk that is full")
+        until(lambda: machine.wrong().get("TD426") is True, "it is told as wrong")
         with machine.join(29):
             pass
         known = machine.epochs()
         assert known["topic-1"] > before
         machine.disk.free()
         until(lambda: "can be written again" in machine.log.read_text(), "a disk with room")
+        until(lambda: machine.wrong().get("TD426") is not True, "it is wrong no longer")
         # None of them has a member, or is ever touched again.
         until(lambda: {f"topic-{id_}": epoch for id_, epoch in stored().items()} == known, f"{known}")
         machine.disk.fill()

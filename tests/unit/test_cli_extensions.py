@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from tempos import ConfigError
 from tempos.cli import extensions
-from tempos.cli.main import main
+from tempos.cli.main import main, parser_of
 
 
 def test_commands_of_other_packages_are_loaded_alone_and_break_alone(
@@ -64,6 +66,17 @@ def test_commands_of_other_packages_are_loaded_alone_and_break_alone(
     assert main(["config"]) == 2
     assert capsys.readouterr().err == "tempos config: broker.toml: port is 0\n"
     assert loaded == ["extra", "wrong", "broker", "config"]
+
+
+def test_the_help_knows_every_command_of_the_project_by_its_own_words() -> None:
+    """The list is shown without loading any of them, so it has their texts a second time."""
+    declared = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    table = declared.partition('[project.entry-points."tempos.commands"]\n')[2].partition("\n\n")[0]
+    assert {line.partition(" = ")[0] for line in table.splitlines()} == extensions.OWN.keys()
+    for name, (text, _) in extensions.OWN.items():
+        (commands,) = (each for each in parser_of(name)._actions if each.dest == "command")
+        assert isinstance(commands, argparse._SubParsersAction)
+        assert {each.dest: each.help for each in commands._choices_actions}[name] == text, name
 
 
 def test_a_broker_that_is_missing_or_broken_says_so(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
+from tempos import Unavailable
+from tempos_bench.demo import demo
 from tempos_bench.demo.demo import WAYS, Outcome, as_text
 
 DIRECT, SLOW, GENERIC, NATIVE = WAYS
@@ -41,3 +45,26 @@ def test_a_way_that_was_not_taken_is_told_with_its_reason_once() -> None:
     assert text.splitlines()[-1] == f"NOT SHOWN: fast path, XDP native: {REASON}"
     assert "a story (as configured)" in text
     assert "NOT SHOWN" not in as_text([outcome(NATIVE, 9, 0)], None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(socket.SOCK_STREAM, "API_PORT"), (socket.SOCK_DGRAM, "DATA_PORT")]
+)
+def test_over_loopback_it_says_which_port_a_broker_that_runs_has(
+    kind: socket.SocketKind, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for port in ("API_PORT", "DATA_PORT", "CONTROL_PORT"):
+        monkeypatch.setattr(demo, port, 0)
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        if kind is socket.SOCK_STREAM:
+            taken.listen()
+        port = taken.getsockname()[1]
+        with demo.nodes("no root"):
+            pass
+        monkeypatch.setattr(demo, name, port)
+        with (
+            pytest.raises(Unavailable, match=rf"127\.0\.0\.1:{port}, .*already in use\. End the broker"),
+            demo.nodes("no root"),
+        ):
+            pass

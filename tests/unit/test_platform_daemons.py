@@ -15,7 +15,7 @@ from support.waiting import LIMIT
 
 from tempos_controller.parts import child as children
 from tempos_controller.parts.child import HOPELESS, Child
-from tempos_controller.parts.http import Away, Remote
+from tempos_controller.parts.http import Another, Away, Own, Refused, Remote
 from tempos_controller.parts.processes import find
 
 SLEEPS = (sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(600)")
@@ -121,6 +121,37 @@ async def test_silence_is_not_the_same_as_nobody() -> None:
         await remote.ask("GET", "/", wait=0.05)
     assert not away.value.silent
     await remote.close()
+
+
+@pytest.mark.parametrize("status", ["200 OK", "401 Unauthorized"])
+async def test_another_ones_daemon_at_the_address_is_not_taken_for_the_own(status: str) -> None:
+    """Two platforms on one machine: what is asked of one must not be done by the other's."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 {status}\r\nTempos-Daemon: broker\r\nTempos-Process: 17\r\nContent-Length: 2"
+        writer.write(f"{head}\r\nConnection: close\r\n\r\n{{}}".encode())
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        host, port = address = server.sockets[0].getsockname()
+        for process in (None, 18):
+            remote = Remote("broker", address, lambda: "", Own(lambda: process, "broker.api"))  # noqa: B023
+            with pytest.raises(Another) as another:
+                await remote.ask("GET", "/v1/health")
+            assert another.value.why == (
+                f"another broker answers at {host}:{port}, process 17, not the one that is started here: "
+                "end that one, or set broker.api to another address"
+            )
+            await remote.close()
+        for own in (Own(lambda: 17, "broker.api"), None):
+            remote = Remote("broker", address, lambda: "", own)
+            if status.startswith("2"):
+                assert await remote.ask("GET", "/v1/health") == {}
+            else:
+                with pytest.raises(Refused):
+                    await remote.ask("GET", "/v1/health")
+            await remote.close()
 
 
 async def test_one_of_an_earlier_controller_ends_with_the_next_that_has_not_come_to_it_yet(

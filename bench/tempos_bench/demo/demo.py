@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from socket import AF_INET, SO_REUSEADDR, SOCK_DGRAM, SOCK_STREAM, SOL_SOCKET, socket
 from typing import Any
 
-from tempos import Path, TemposError, Topic, Unavailable
+from tempos import API_PORT, CONTROL_PORT, DATA_PORT, Path, TemposError, Topic, Unavailable
 from tempos.doctor.installation import lacking_packages
 from tempos_bench.measure.broker import Broker, TopicStatus
 from tempos_bench.nodes.node import Node, Program, ProgramFailed, local
@@ -163,11 +164,27 @@ def nodes(lacking: str | None) -> Iterator[tuple[Node, Node, Node]]:
         with build("straight") as topology:
             yield topology.publisher, topology.broker, topology.subscriber
         return
+    _claim()
     here = local()
     try:
         yield here, here, here
     finally:
         here.close()
+
+
+def _claim() -> None:
+    """See that nobody else has what the demo takes of loopback; raises :class:`Unavailable`."""
+    for kind, *ports in ((SOCK_STREAM, API_PORT), (SOCK_DGRAM, DATA_PORT, CONTROL_PORT)):
+        for port in ports:
+            with socket(AF_INET, kind) as tried:
+                tried.setsockopt(SOL_SOCKET, SO_REUSEADDR, int(kind is SOCK_STREAM))
+                try:
+                    tried.bind(("127.0.0.1", port))
+                except OSError as error:
+                    raise Unavailable(
+                        f"over loopback the demo's broker has 127.0.0.1:{port}, and that cannot be had: "
+                        f"{error.strerror}. End the broker that runs here first, or run the demo as root"
+                    ) from error
 
 
 def _travel(way: Way, load: Load, a: Node, b: Node, c: Node) -> Outcome:

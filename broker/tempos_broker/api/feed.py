@@ -27,7 +27,7 @@ from tempos_daemon.viewers import Viewers, encoded, event
 #: Seconds between two steps without viewers.
 UNSEEN = 15.0
 #: What holds, or does not; all others count what happened.
-STATES = frozenset({"TD401", "TD402", "TD403", "TD404", "TD405", "TD406", "TD413", *FLEET})
+STATES = frozenset({"TD401", "TD402", "TD403", "TD404", "TD405", "TD406", "TD413", "TD426", *FLEET})
 #: Least figures, which what members tell later may make less for a while.
 UNSTEADY = frozenset({"TD414"})
 _ACCOUNT = ("name", "tickets", "delivered", "dropped", "unconfirmed", "lost", "unknown")

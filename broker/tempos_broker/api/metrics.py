@@ -19,6 +19,7 @@ TOPICS, MEMBERS = 2_000, 5_000
 
 INFO = gauge("tempos_broker_info", "1: what broker this is", "version", "name", "instance")
 READY = gauge("tempos_broker_ready", "1 if every socket is bound and every topic has a route")
+STATE_FAILS = gauge("tempos_state_failing", "1 while the state file cannot be written")
 UPTIME = gauge("tempos_broker_uptime_seconds", "since it started")
 HOW_MANY = gauge("tempos_topics", "topics there are")
 LEFT_OUT = gauge("tempos_series_left_out", "topics and members without series of their own", "what")
@@ -179,6 +180,7 @@ def _of_the_whole(head: Mapping[str, Any]) -> Iterator[Sample]:
     broker, slow, fast = head["broker"], head["paths"]["slow"], head["paths"]["fast"]
     yield sample(INFO, 1, broker["version"], broker["name"], broker["instance"])
     yield sample(READY, broker["ready"])
+    yield sample(STATE_FAILS, bool(broker["state_trouble"]))
     yield sample(UPTIME, broker["uptime_s"])
     yield sample(SLOW_RECEIVED, slow["received"])
     queued = slow["queued"]

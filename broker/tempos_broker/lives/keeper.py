@@ -115,6 +115,11 @@ class Keeper:
         """The state file, or "off"."""
         return "off" if self._store is None else str(self._store.path)
 
+    @property
+    def trouble(self) -> str:
+        """Why the state file cannot be written now, or ""."""
+        return "" if self._store is None else self._store.trouble
+
     # --- with each swap ---------------------------------------------------------------------
 
     async def opening(self, route: Route) -> None:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tempos import Unavailable
+from tempos.errors import one_line
 
 log = logging.getLogger("tempos.broker.state")
 
@@ -134,7 +135,8 @@ class Store:
         self.values: Callable[[], Mapping[str, Any]] = dict
         self._database = database
         self._thread = ThreadPoolExecutor(1, "tempos-state")
-        self._failing = False
+        #: Why it cannot be written now, or "".
+        self.trouble = ""
         #: What is written together next, as soon as the thread is free; and the latest writing.
         self._gathered: _Rows | None = None
         self._writing: asyncio.Task[bool] | None = None
@@ -186,17 +188,17 @@ class Store:
         try:
             await self._in_thread(lambda: self._write(values, rows))
         except (OSError, sqlite3.Error) as error:
-            if not self._failing:
+            if not self.trouble:
                 log.error(  # noqa: TRY400 - its words say it all
                     "the state file %s cannot be written: %s; it is tried again every second, and until "
                     "then what changes would not survive the broker", self.path, error,
                 )  # fmt: skip
-            self._failing = True
+            self.trouble = one_line(error) or type(error).__name__
         else:
-            if self._failing:
+            if self.trouble:
                 log.warning("the state file %s can be written again", self.path)
-            self._failing = False
-        return not self._failing
+            self.trouble = ""
+        return not self.trouble
 
     async def close(self) -> None:
         """Let go of the file; safe to call twice."""

@@ -141,6 +141,8 @@ def _endpoint(told: Any) -> str:
     words += [f"{number(count)} dropped ({reason})" for reason, count in told["dropped"].items() if count]
     if (answers := told.get("answers")) is not None:
         words.append(f"{number(answers['answered'])} of {number(answers['requests'])} answered")
+        otherwise = {"deadline": answers["timeouts"], **answers["failed"]}
+        words += [f"{number(count)} not ({reason})" for reason, count in otherwise.items() if count]
     return ", ".join([*words, *([told["why_not"]] if told.get("why_not") else [])])
 
 

@@ -11,7 +11,7 @@ from tempos_controller.config.model import BrokerPlace, Node
 from tempos_controller.force.local import BROKER, PATIENCE, STOP_BY, broker_child, daemon_name, node_children
 from tempos_controller.force.store import Store
 from tempos_controller.parts.child import Child
-from tempos_controller.parts.http import Away, Refused, Remote
+from tempos_controller.parts.http import Another, Away, Own, Refused, Remote
 from tempos_controller.parts.roles import BrokerPart, InvokerPart, TriggerPart, calls_in, signals_in
 from tempos_controller.plan.wanted import Calls, Parts, Signals
 from tempos_daemon.token import read_token
@@ -65,7 +65,8 @@ class Fleet:
                 return read_token(place.token_file, "broker.api_token_file")
             return place.token
 
-        self.broker = BrokerPart(Remote(BROKER, (place.api_host, place.api_port), token))
+        address = (place.api_host, place.api_port)
+        self.broker = BrokerPart(Remote(BROKER, address, token, _own(child, "broker.api")))
 
     def add_nodes(self, nodes: Iterable[Node]) -> None:
         """Have these nodes, too; what is to be started of them is."""
@@ -78,12 +79,15 @@ class Fleet:
                 self.children[child.name] = child
                 child.start()
             if node.invoker[1]:
-                token = _token(started.get("invoker"), self._store, node.invoker_token_file)
-                remote = Remote(f"invoker {node.name}", node.invoker, token)
+                kept = started.get("invoker")
+                token = _token(kept, self._store, node.invoker_token_file)
+                remote = Remote(f"invoker {node.name}", node.invoker, token, _own(kept, "node.invoker"))
                 self.invokers[node.name] = InvokerPart(remote)
             if node.trigger[1]:
-                token = _token(started.get("trigger"), self._store, node.trigger_token_file)
-                self.triggers[node.name] = TriggerPart(Remote(f"trigger {node.name}", node.trigger, token))
+                kept = started.get("trigger")
+                token = _token(kept, self._store, node.trigger_token_file)
+                remote = Remote(f"trigger {node.name}", node.trigger, token, _own(kept, "node.trigger"))
+                self.triggers[node.name] = TriggerPart(remote)
 
     async def keep_nodes(self, nodes: Iterable[Node]) -> None:
         """Have no others any more, and those as they are now; what was started of them ends."""
@@ -129,20 +133,23 @@ class Fleet:
         while True:
             try:
                 await remote.ask("GET", "/v1/health")
-            except (Away, Refused) as error:
-                why = error.why if isinstance(error, Away) else str(error)
+            except Refused as error:
+                why = str(error)
+            except Away as error:
+                why = self._why(error)
             else:
                 return remote.what, ""
             given_up = remote.is_closed or (child is not None and child.is_hopeless)
             if given_up or loop.time() >= deadline:
-                return remote.what, self._with_reason(remote.what, why)
+                return remote.what, why
             await asyncio.sleep(LOOK)
 
-    def _with_reason(self, what: str, why: str) -> str:
+    def _why(self, error: Away) -> str:
         """Why a part does not answer: of one that ends again and again, rather what it said last."""
-        child = self.child_of(what)
-        ended = child is not None and child.reason and (child.pid is None or child.is_hopeless)
-        return f"it {child.reason}" if child is not None and ended else why
+        child = self.child_of(error.what)
+        if child is None or not child.reason or isinstance(error, Another):
+            return error.why
+        return f"it {child.reason}" if child.pid is None or child.is_hopeless else error.why
 
     def remember(self, *those: Calls | Signals) -> None:
         """Know these again by their revisions: a part may tell more of them than it was given, or less."""
@@ -184,7 +191,7 @@ class Fleet:
         try:
             return await question
         except Away as error:
-            seen.away[error.what] = self._with_reason(error.what, error.why)
+            seen.away[error.what] = self._why(error)
             if error.silent:
                 seen.silent.add(error.what)
         except Refused as error:
@@ -211,6 +218,10 @@ class Fleet:
     async def _close(self) -> None:
         for remote in self.remotes.values():
             await remote.close()
+
+
+def _own(child: Child | None, key: str) -> Own | None:
+    return None if child is None else Own(lambda: child.pid, key)
 
 
 def _token(child: Child | None, store: Store, file: str) -> Callable[[], str]:

@@ -7,13 +7,14 @@ first and not after the second.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
 from tempos import ConfigError, RemoteError
-from tempos._api import DAEMON, other_daemon
+from tempos._api import DAEMON, PROCESS, other_daemon
 from tempos.errors import one_line
 
 #: Seconds for an answer that takes no work; for one that does: functions are loaded, members drained.
@@ -50,16 +51,31 @@ class Away(RemoteError):
         self.silent = silent
 
 
+class Another(Away):
+    """What answers there is not the part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """A daemon that is kept alive here. ``process``: its number while it runs; ``key``: sets its address."""
+
+    process: Callable[[], int | None]
+    key: str
+
+
 class Remote:
     """The API at ``host:port`` of what is called ``what``, the kind of daemon first.
 
-    ``token`` gives its token, each time anew.
+    ``token`` gives its token, each time anew; ``own``: only this process is it, whoever answers there.
     """
 
-    def __init__(self, what: str, address: tuple[str, int], token: Callable[[], str]) -> None:
+    def __init__(
+        self, what: str, address: tuple[str, int], token: Callable[[], str], own: Own | None = None
+    ) -> None:
         self.what = what
         self.address = address
         self._token = token
+        self._own = own
         self.is_closed = False
         # The proxies of whoever started the Controller are for the outside.
         self._client = httpx.AsyncClient(
@@ -97,9 +113,7 @@ class Remote:
                 # In the middle of it, of which the client says whatever comes.
                 raise Away(self.what, CLOSED) from error
             raise
-        daemon, answers = self.what.partition(" ")[0], response.headers.get(DAEMON)
-        if (other := other_daemon(f"http://{response.url.netloc.decode()}", answers, daemon)) is not None:
-            raise Away(self.what, str(other))
+        self._check_who(response.headers)
         if response.status_code < 300:
             return found
         detail, problems = f"{response.status_code} {response.reason_phrase}", []
@@ -107,6 +121,18 @@ class Remote:
             detail = found["detail"]
             problems = [each for each in found.get("problems") or () if isinstance(each, str)]
         raise Refused(self.what, response.status_code, detail, problems)
+
+    def _check_who(self, headers: Mapping[str, str]) -> None:
+        daemon, (host, port) = self.what.partition(" ")[0], self.address
+        if (other := other_daemon(f"http://{host}:{port}", headers.get(DAEMON), daemon)) is not None:
+            raise Another(self.what, str(other))
+        process = headers.get(PROCESS)
+        if self._own is not None and process is not None and process != str(self._own.process()):
+            raise Another(
+                self.what,
+                f"another {daemon} answers at {host}:{port}, process {one_line(process)}, not the one "
+                f"that is started here: end that one, or set {self._own.key} to another address",
+            )
 
     async def close(self) -> None:
         """Ask no more; what waits for an answer gets none."""

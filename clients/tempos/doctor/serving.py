@@ -113,6 +113,11 @@ def timed(tried: Tried, when: Mapping[tuple[str, str], Moment]) -> Tried:
 
 def look(status: Document) -> Iterator[Tried]:
     """What is wrong by this status. Raises what a document of another kind raises."""
+    if trouble := status["broker"].get("state_trouble"):
+        place = str(status["broker"]["state"])
+        is_full = "full" in trouble or "No space" in trouble
+        fix = f"df -h {place.rpartition('/')[0] or '/'}" if is_full else f"ls -l {place}"
+        yield Tried("TD426", False, f"{place} cannot be written: {trouble}", "state file", fix=fix)
     for topic in status["topics"]:
         yield from of_topic(topic)
     for each in status["slow_consumers"]:
@@ -197,7 +202,8 @@ def of_topic(topic: Document) -> Iterator[Tried]:
     ledger = f"tempos ledger {_quoted(name)}"
     if not topic["balanced"]:
         yield Tried("TD402", False, "; ".join(topic["problems"]), name, fix=ledger)
-    if topic["policy"] == "fast" and topic["path"] != "fast":
+    # Where nobody is a member there is nothing to be fast.
+    if topic["policy"] == "fast" and topic["path"] != "fast" and any(map(_has_members, topic["groups"])):
         fix = f"tempos ctl path {_quoted(name)} auto"
         yield Tried("TD403", False, topic["reason"], name, fix=fix)
     refused = {reason: count for reason, count in topic["refused"].items() if reason in BY_RULE}
@@ -253,6 +259,10 @@ def _group(topic: str, group: Document, ledger: str) -> Iterator[Tried]:
         yield Tried(
             "TD408", False, f"{cause}; the best {max(shares)[0]:.0%} of what it was given", subject, fix=fix
         )
+
+
+def _has_members(group: Document) -> bool:
+    return bool(group["members"])
 
 
 def _over(group: Document) -> str:
@@ -334,6 +344,7 @@ SERVING = Area(
               fix="tempos fleet status"),
         Check("TD424", "fleet: member", _WARN, means="they get nothing of what is published there",
               fix="tempos fleet status"),
+        Check("TD426", "state", _WARN, means="what members and accounts are now does not survive it"),
         Check("TD425", "fleet: behind", _NOTE, means="it is catching up, or cannot be reached",
               fix="tempos fleet status"),
     ),

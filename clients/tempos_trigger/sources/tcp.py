@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from tempos_daemon import kinds
+from tempos_daemon.early import listening
 from tempos_daemon.schema import Faults, Key, Keys, Table
 from tempos_trigger.account import TOO_LARGE
 from tempos_trigger.kind import Sink
@@ -118,7 +119,7 @@ class Lengths:
 
 
 def _bound(address: Address) -> socket.socket:
-    return socket.create_server(address, backlog=BACKLOG)
+    return listening(address, BACKLOG)
 
 
 class Tcp:
