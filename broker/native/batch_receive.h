@@ -64,15 +64,23 @@ static int is_foreign(struct sources *sources, const struct msghdr *msg)
 	return 1;
 }
 
-/* The TTL that a datagram came with, where the socket was asked to tell. */
-static int ttl_of(struct msghdr *msg)
+/* What the kernel tells of a datagram, where it was asked to: its TTL, and whether it was sent to all. */
+static int told_of(struct msghdr *msg, int *for_all)
 {
-	const struct cmsghdr *c = CMSG_FIRSTHDR(msg);
-	int ttl;
+	struct in_pktinfo to;
+	int ttl = NO_TTL;
 
-	if (!c || c->cmsg_level != IPPROTO_IP || c->cmsg_type != IP_TTL || c->cmsg_len < CMSG_LEN(sizeof(ttl)))
-		return NO_TTL;
-	memcpy(&ttl, CMSG_DATA(c), sizeof(ttl));
+	*for_all = 0;
+	for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+		if (c->cmsg_level != IPPROTO_IP)
+			continue;
+		if (c->cmsg_type == IP_TTL && c->cmsg_len >= CMSG_LEN(sizeof(ttl))) {
+			memcpy(&ttl, CMSG_DATA(c), sizeof(ttl));
+		} else if (c->cmsg_type == IP_PKTINFO && c->cmsg_len >= CMSG_LEN(sizeof(to))) {
+			memcpy(&to, CMSG_DATA(c), sizeof(to));
+			*for_all = to.ipi_addr.s_addr != to.ipi_spec_dst.s_addr;
+		}
+	}
 	return ttl;
 }
 
@@ -138,8 +146,11 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint16_t foreign
 		struct slot *slot = &b->slots[at];
 		uint16_t topic = foreign ? foreign : topic_in(payload, length);
 		enum tempos_reason reason;
-		int run, ttl;
+		int run, for_all, ttl = told_of(&b->rx[i].msg_hdr, &for_all);
 
+		/* The other socket of the port has one of these as well: that one counts. */
+		if (for_all)
+			continue;
 		if (b->rx[i].msg_hdr.msg_flags & MSG_TRUNC)
 			reason = TEMPOS_CUT_SHORT;
 		else if (foreign)
@@ -149,7 +160,6 @@ static int tempos_batch_receive(struct tempos_batch *b, int fd, uint16_t foreign
 		/* Whose events a topic takes says nothing of who may answer them. */
 		if (reason != TEMPOS_REPLY && is_foreign(&b->sources[topic], &b->rx[i].msg_hdr))
 			reason = TEMPOS_FOREIGN_SOURCE;
-		ttl = ttl_of(&b->rx[i].msg_hdr);
 		if (reason == TEMPOS_FORWARDED && ttl != NO_TTL && ttl <= 1)
 			reason = TEMPOS_TTL;
 		run = find_run(b, runs, &run_count, topic, reason, at);

@@ -69,7 +69,7 @@ union tx_control {
 };
 union rx_control {
 	struct cmsghdr align;
-	char bytes[CMSG_SPACE(sizeof(int))];
+	char bytes[CMSG_SPACE(sizeof(struct in_pktinfo)) + CMSG_SPACE(sizeof(int))];
 };
 
 /* What a class sends by from one listen address, or from any where the socket has them all. */

@@ -107,6 +107,15 @@ def destination(ancillary: Iterable[tuple[int, int, bytes]]) -> str | None:
     return None
 
 
+def is_for_all(ancillary: Iterable[tuple[int, int, bytes]]) -> bool:
+    """Whether a datagram was sent by broadcast or multicast; not, where that is not told."""
+    for level, kind, data in ancillary:
+        if level == socket.IPPROTO_IP and kind == _IP_PKTINFO and len(data) >= _PKTINFO.size:
+            _, ours, to = _PKTINFO.unpack_from(data)
+            return bool(ours != to)
+    return False
+
+
 def leaving_from(address: str | None) -> list[tuple[int, int, bytes]]:
     """What sendmsg takes to send from this address of ours; None: from the one that the kernel prefers."""
     if address is None or not TELLS:

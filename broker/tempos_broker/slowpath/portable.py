@@ -21,7 +21,7 @@ from tempos._spread import slot_of, slots_of
 from tempos.model import NOBODY
 from tempos.requests import envelope, probe
 from tempos.wire import body_at, check_payload, flags_of, is_request, named, stamp, topic_in
-from tempos_broker.addresses import ANY, Towards, leaving_from
+from tempos_broker.addresses import ANY, SPACE, Towards, is_for_all, leaving_from
 from tempos_broker.config.model import Limits
 from tempos_broker.slowpath import ttl
 from tempos_broker.slowpath.core import Delivery, SlowPath
@@ -36,6 +36,8 @@ from tempos_broker.slowpath.sources import Sources
 if TYPE_CHECKING:
     from tempos_broker.journal.memory import Memory
 
+#: Bytes for what the kernel tells of a datagram.
+_TOLD = SPACE + ttl.SPACE
 #: What sending a datagram by itself takes, in what one copy more in a large message takes.
 _COST = 9
 
@@ -164,8 +166,11 @@ class Singly:
         received = 0
         try:
             while received < limit:
-                data, ancillary, _, sender = source.sock.recvmsg(self._largest + 1, ttl.SPACE)
+                data, ancillary, _, sender = source.sock.recvmsg(self._largest + 1, _TOLD)
                 received += 1
+                if is_for_all(ancillary):
+                    # The other socket of the port has it as well: that one counts.
+                    continue
                 taken = time.monotonic_ns() if self._timed else 0
                 self._sort(_Item(data, ttl.told(ancillary), sender, taken), runs, source.topic)
         except BlockingIOError:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from tempos import LocalError, Quality, Unavailable
 from tempos._sockets import memory
+from tempos_broker.addresses import ANY, ask_destinations
 from tempos_broker.slowpath import ttl
 from tempos_daemon.early import may_come_later
 
@@ -220,6 +221,9 @@ def split_all(pairs: Iterable[Pair], receive_buffer: int) -> list[Pair]:
             address, port = first.sock.getsockname()
             strict = DataSocket.bind(address, port, receive_buffer, beside=True)
             divided.append(Pair(strict, first))
+            if address == ANY:
+                # What is sent to all comes to each of them, whatever selects. It counts at the first alone.
+                ask_destinations(strict.sock)
     except (OSError, Unavailable) as error:
         join_all(divided)
         for each in shared:
