@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
@@ -233,7 +232,9 @@ def _logs(options: argparse.Namespace) -> int:
 
 def show_log(answer: Any) -> str:
     """The lines of a function, with their times and processes."""
-    lines = [f"{_clock(line['time'])} {line['pid']:>7} {line['text']}" for line in answer["lines"]]
+    from tempos.cli.status import clock
+
+    lines = [f"{clock(line['time'])} {line['pid']:>7} {line['text']}" for line in answer["lines"]]
     if answer["left_out"]:
         lines.append(f"({answer['left_out']} lines were left out: it writes more than is kept)")
     return "\n".join(lines) if lines else "it wrote nothing"
@@ -264,12 +265,12 @@ def _list(options: argparse.Namespace) -> int:
 
 def show_errors(answer: Any) -> str:
     """Failures as a table."""
-    from tempos.cli.status import table
+    from tempos.cli.status import clock, table
 
     rows: list[tuple[str, ...]] = [
         (
             str(each["number"]),
-            _clock(each["times"]["received"] / 1e9),
+            clock(each["times"]["received"] / 1e9),
             f"{each['workflow']}/{each['step']}",
             each["condition"],
             str(each["attempts"]),
@@ -296,8 +297,9 @@ def _show(options: argparse.Namespace) -> int:
 def show_error(answer: Any) -> str:
     """One failure, a line for each of what is known of it."""
     from tempos.cli import bodies
+    from tempos.cli.status import clock
 
-    times = {f"{name}": _clock(value / 1e9) if value else "-" for name, value in answer["times"].items()}
+    times = {f"{name}": clock(value / 1e9) if value else "-" for name, value in answer["times"].items()}
     told = {
         **{key: answer[key] for key in ("id", "workflow", "step", "function", "version", "topic")},
         **{key: answer[key] for key in ("condition", "reason", "attempts")},
@@ -331,8 +333,3 @@ def show_redriven(answer: Any, missing: Sequence[int] = ()) -> str:
     if answer["left"]:
         text += f"; left, for their step is gone: {', '.join(map(str, answer['left']))}"
     return text
-
-
-def _clock(seconds: float) -> str:
-    moment = time.localtime(seconds)
-    return f"{time.strftime('%Y-%m-%d %H:%M:%S', moment)}.{int(seconds % 1 * 1000):03d}"

@@ -46,6 +46,26 @@ def test_every_command_brings_the_token_that_the_controller_made(
     assert brought == [f"{TOKEN}-default", f"{TOKEN}-other"]
 
 
+def test_lines_of_a_workflow_are_told_in_their_order_with_who_wrote_them(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = [
+        {"where": "a on x", "lines": [{"time": 2.25, "pid": 7, "text": "second"}], "left_out": 3},
+        {"where": "b on x", "lines": [{"time": 1.5, "pid": 8, "text": "first"}], "left_out": 0},
+    ]
+    monkeypatch.setattr(Api, "_ask", lambda *_: {"logs": logs, "away": ["invoker y"]})
+    assert main(["workflow", "logs", "w"]) == 0
+    told = capsys.readouterr()
+    assert [line.split(".", 1)[1] for line in told.out.splitlines()] == [
+        "500 b on x       8 first",
+        "250 a on x       7 second",
+    ]
+    assert "a on x: 3 lines were left out there" in told.err
+    monkeypatch.setattr(Api, "_ask", lambda *_: {"logs": [], "away": []})
+    assert main(["workflow", "logs", "w"]) == 0
+    assert capsys.readouterr().out == "its functions wrote nothing\n"
+
+
 @pytest.mark.parametrize("words", [("function", "ls"), ("function", "logs", "count"), ("errors", "list")])
 def test_the_invoker_of_a_platform_is_asked_with_the_token_that_was_made_for_it(
     words: tuple[str, ...],

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from tempos.cli.answer import show_answer, understood
 from tempos.cli.options import count, positive
-from tempos.cli.status import number, table
+from tempos.cli.status import clock, number, table
 from tempos_controller.commands.access import add_controller, ask, changes_of, controller
 
 if TYPE_CHECKING:
@@ -182,14 +182,19 @@ def _logs(options: argparse.Namespace) -> int:
     api = controller(options, 30)
     told = ask(lambda: api.get(f"{_address(options.name)}/logs"))
     with understood(api.url):
-        lines = [f"{each['where']}: {line}" for each in told["logs"] for line in each["lines"]]
+        written = sorted(
+            (line["time"], each["where"], line["pid"], line["text"])
+            for each in told["logs"]
+            for line in each["lines"]
+        )
+        lines = [f"{clock(at)} {where} {process:>7} {text}" for at, where, process, text in written]
         remarks = [
             f"{each['where']}: {each['left_out']} lines were left out there"
             for each in told["logs"]
             if each["left_out"]
         ]
         remarks += [f"{what} does not answer: what it said is not known now" for what in told["away"]]
-    for line in lines[-options.lines :]:
+    for line in lines[-options.lines :] if lines else ["its functions wrote nothing"]:
         print(line)
     for line in remarks:
         print(line, file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -311,6 +312,12 @@ def counts(by_reason: Mapping[str, int]) -> str:
 def number(value: int) -> str:
     """A count with its thousands apart."""
     return f"{value:,}"
+
+
+def clock(seconds: float) -> str:
+    """When something was, by this machine's clock, to the millisecond; ``seconds``: since 1970."""
+    moment = time.localtime(seconds)
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', moment)}.{int(seconds % 1 * 1000):03d}"
 
 
 def duration(seconds: float) -> str:

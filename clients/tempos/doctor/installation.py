@@ -23,7 +23,7 @@ from tempos.errors import one_line
 EXTRAS = {
     "broker": "the broker serves with asyncio's own loop, one datagram a call, and without its control API",
     "fastpath": "the broker serves by the slow path alone",
-    "bench": "there are no demo and no benchmarks",
+    "bench": "without matplotlib there are no pictures, without another no demo and no benchmarks",
     "invoker": "nothing runs functions, or only those in Python",
 }
 #: What the build wrote down: of a wheel, and of a source tree, which several Pythons may share.

@@ -202,8 +202,10 @@ def of_topic(topic: Document) -> Iterator[Tried]:
     ledger = f"tempos ledger {_quoted(name)}"
     if not topic["balanced"]:
         yield Tried("TD402", False, "; ".join(topic["problems"]), name, fix=ledger)
-    # Where nobody is a member there is nothing to be fast.
-    if topic["policy"] == "fast" and topic["path"] != "fast" and any(map(_has_members, topic["groups"])):
+    members = [member for group in topic["groups"] for member in group["members"]]
+    # Where nobody is a member there is nothing to be fast; a member that is left out is why, and told below.
+    is_slow = topic["policy"] == "fast" and topic["path"] != "fast"
+    if is_slow and members and not any(member["left_out"] for member in members):
         fix = f"tempos ctl path {_quoted(name)} auto"
         yield Tried("TD403", False, topic["reason"], name, fix=fix)
     refused = {reason: count for reason, count in topic["refused"].items() if reason in BY_RULE}
@@ -261,10 +263,6 @@ def _group(topic: str, group: Document, ledger: str) -> Iterator[Tried]:
         )
 
 
-def _has_members(group: Document) -> bool:
-    return bool(group["members"])
-
-
 def _over(group: Document) -> str:
     """Where what a group lost is past: since when, in words."""
     if group.get("pending", 0) or not (last := group.get("lost_at")):
@@ -314,7 +312,7 @@ SERVING = Area(
     (
         Check("TD401", "broker", _WARN, means="what it does is not looked at", fix="tempos status"),
         Check("TD402", "ledger", Severity.FAULT, means="events are in no account: tell its makers"),
-        Check("TD403", "slow topic", _WARN, means="the slow path serves it, though it is to be fast"),
+        Check("TD403", "slow topic", _WARN, means="the slow path serves it: mend the cause, or have it so"),
         Check("TD404", "left out", _WARN, means="what it is ticketed is lost to it, and counted"),
         Check("TD405", "unheard", _WARN, means="a firewall may keep events from it, or it has another key"),
         Check("TD406", "slow consumer", _WARN, means="it loses events, and no other member does"),
