@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Body, FastAPI, Path, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
@@ -27,6 +27,7 @@ from tempos_controller.force.engine import Engine, NotDone
 from tempos_controller.watch.feed import Feed
 from tempos_daemon.door import Door
 from tempos_daemon.metrics import MEDIA_TYPE, pieces
+from tempos_daemon.operations import Streamed
 from tempos_daemon.page import Page
 from tempos_daemon.problems import described, problem
 from tempos_daemon.schema import Keys, join, json_schema
@@ -124,11 +125,9 @@ def _add_status(app: FastAPI, documents: Documents, feed: Feed) -> None:
     async def get_status() -> dict[str, Any]:
         return {**documents.status(), "wrong": await feed.wrong()}
 
-    @app.get(
-        "/metrics", summary="The same for Prometheus", response_class=StreamingResponse, responses=described()
-    )
+    @app.get("/metrics", summary="The same for Prometheus", response_class=Streamed, responses=described())
     async def get_metrics() -> Response:
-        return StreamingResponse(pieces(metrics.samples(documents)), media_type=MEDIA_TYPE)
+        return Streamed(pieces(metrics.samples(documents)), media_type=MEDIA_TYPE)
 
     @app.get(
         "/v1/parts/{part}/log",
@@ -164,9 +163,7 @@ def _add_feed(app: FastAPI, feed: Feed) -> None:
             stream = feed.look(steps)
         except Full:
             raise HTTPException(503, f"{VIEWERS} are looking already: close one of the pages") from None
-        return StreamingResponse(
-            stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-        )
+        return Streamed(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 def _add_changes(app: FastAPI, engine: Engine) -> None:

@@ -20,11 +20,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI, Path, Query, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
 from tempos import ConfigError
 from tempos_daemon.door import MAX_BODY, Door
 from tempos_daemon.metrics import MEDIA_TYPE, pieces
+from tempos_daemon.operations import Streamed
 from tempos_daemon.problems import described, problem
 from tempos_daemon.web import new_app
 from tempos_invoker import documents, metrics
@@ -171,11 +172,11 @@ def _add_reading(app: FastAPI, invoker: Invoker) -> None:
     @app.get(
         "/metrics",
         summary="Numbers in Prometheus's text format",
-        response_class=StreamingResponse,
+        response_class=Streamed,
         responses=described(),
     )
     async def get_metrics() -> Response:
-        return StreamingResponse(pieces(metrics.samples(invoker)), media_type=MEDIA_TYPE)
+        return Streamed(pieces(metrics.samples(invoker)), media_type=MEDIA_TYPE)
 
 
 def _add_calling(app: FastAPI, invoker: Invoker) -> None:

@@ -10,12 +10,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from tempos import ConfigError
 from tempos_daemon.door import Door
 from tempos_daemon.metrics import MEDIA_TYPE, pieces
+from tempos_daemon.operations import Streamed
 from tempos_daemon.problems import described, problem
 from tempos_daemon.web import new_app
 from tempos_trigger import layout, metrics
@@ -54,11 +55,9 @@ def _add(app: FastAPI, trigger: Trigger, *, by_file: bool) -> None:
     async def get_status() -> dict[str, Any]:
         return trigger.status()
 
-    @app.get(
-        "/metrics", summary="The same for Prometheus", responses=described(), response_class=StreamingResponse
-    )
+    @app.get("/metrics", summary="The same for Prometheus", responses=described(), response_class=Streamed)
     async def get_metrics() -> Response:
-        return StreamingResponse(pieces(metrics.samples(trigger)), media_type=MEDIA_TYPE)
+        return Streamed(pieces(metrics.samples(trigger)), media_type=MEDIA_TYPE)
 
     @app.get(
         "/v1/deployment",

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from tempos import Framing, PathPolicy, Quality, Topic
-from tempos_broker.api.snapshot import Snapshots
+from tempos_broker.api.snapshot import Resting, Snapshots
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import StaticMember, TopicConfig
 
@@ -100,3 +100,16 @@ async def test_topics_that_are_alike_are_told_as_each_is() -> None:
         assert await agree(broker, snapshots) == 4 + 2 + 3
         told = list(snapshots.kept_status.topics(0))
         assert told == [b""] * len(alike()), "what nobody reads is not made"
+
+
+async def test_what_changes_while_it_is_told_is_told_anew_the_next_time() -> None:
+    """What rests is told in slices, too, as long as nobody has it in full."""
+    many = tuple(StaticMember("127.0.0.1", port, group="g") for port in range(1, 65))
+    async with running(topics=(TopicConfig(Topic(1, "many"), many),)) as (broker, _, _client):
+        snapshots = Snapshots(broker.documents)
+        (resting,) = snapshots.kept_status.topics()
+        assert isinstance(resting, Resting)
+        await broker.move("many", PathPolicy.SLOW)
+        resting.keep(b"as it was")
+        assert await agree(broker, snapshots) == 1
+        assert await agree(broker, snapshots) == 0

@@ -37,8 +37,15 @@ def forget_peak(pid: int) -> None:
 
 
 def hurry(pid: int, priority: int) -> None:
-    """Have the main thread of a process run before all ordinary ones; what it starts later is ordinary."""
-    os.sched_setscheduler(pid, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
+    """Have the threads that a process has run before all ordinary ones; what it starts later is ordinary.
+
+    All of them: one that has Python's lock and does not get to run keeps the others waiting.
+    """
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        # One that ends meanwhile is in nobody's way.
+        with suppress(ProcessLookupError):
+            policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+            os.sched_setscheduler(int(thread.name), policy, os.sched_param(priority))
 
 
 def programs(pid: int) -> dict[str, list[int]]:

@@ -16,7 +16,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from tempos import PathPolicy
 from tempos.control import Code
@@ -46,7 +46,7 @@ from tempos_broker.orders import Drained, KeepOut
 from tempos_broker.status import kept_out_fields
 from tempos_daemon.door import Door
 from tempos_daemon.metrics import MEDIA_TYPE
-from tempos_daemon.operations import Body, Number, Operations
+from tempos_daemon.operations import Body, Number, Operations, Streamed
 from tempos_daemon.page import Page
 from tempos_daemon.problems import problem
 from tempos_daemon.viewers import VIEWERS, Full
@@ -262,9 +262,7 @@ def _add_feed(api: Operations, feed: Feed) -> None:
             stream = feed.look(steps)
         except Full:
             raise HTTPException(503, f"{VIEWERS} are looking already: close one of the pages") from None
-        return StreamingResponse(
-            stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-        )
+        return Streamed(stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
 def _add_commands(api: Operations, commands: Commands, reload: Reload) -> None:
@@ -385,9 +383,7 @@ def _sent(
             await asyncio.sleep(0)
 
     at = f"{told.at:.3f}"
-    return StreamingResponse(
-        each(), media_type=media_type, headers={"Age": str(int(told.age)), "Tempos-Told-At": at}
-    )
+    return Streamed(each(), media_type=media_type, headers={"Age": str(int(told.age)), "Tempos-Told-At": at})
 
 
 def _keep_out(seconds: float | None, *, until_let_in: bool) -> KeepOut | None:

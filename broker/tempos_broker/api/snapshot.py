@@ -51,6 +51,12 @@ class Snapshot(NamedTuple):
         yield b"".join((*made, b"]"))
 
 
+class Resting(dict[str, Any]):
+    """What is told of a topic that says the same until something changes; ``keep`` takes the JSON of it."""
+
+    keep: Callable[[bytes], None]
+
+
 class Kept:
     """JSON of topics, by what it rests on; ``tell`` tells of one topic."""
 
@@ -100,9 +106,15 @@ class Kept:
         document = self._tell(state, iter)
         if rests_on is None or not document["balanced"]:
             return document
-        made = b"".join(parts(document))
-        kept[topic] = rests_on, made
-        return made
+        resting, before = Resting(document), rests_on
+
+        def keep(made: bytes) -> None:
+            # It was told in slices, and may have changed between two of them.
+            if (now := self._told.rests_on(state)) and all(map(operator.is_, before, now)):
+                kept[topic] = before, made
+
+        resting.keep = keep
+        return resting
 
     def forget(self) -> None:
         """Keep nothing."""
@@ -158,4 +170,7 @@ async def _sliced(topics: Iterator[bytes | dict[str, Any]]) -> AsyncIterator[byt
         for piece in (topic,) if isinstance(topic, bytes) else parts(topic):
             made.append(piece)
             await slices.pause()
-        yield b"".join(made)
+        whole = b"".join(made)
+        if isinstance(topic, Resting):
+            topic.keep(whole)
+        yield whole

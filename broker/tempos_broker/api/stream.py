@@ -10,8 +10,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
-from starlette.responses import StreamingResponse
-
+from tempos_daemon.operations import Streamed
 from tempos_daemon.slices import Slices
 
 #: Bytes that are handed on together at least, for that takes as long as a piece.
@@ -20,9 +19,9 @@ SENT_AT_ONCE = 1 << 15
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
-def listed(documents: Iterator[Any]) -> StreamingResponse:
+def listed(documents: Iterator[Any]) -> Streamed:
     """A JSON array of these."""
-    return StreamingResponse(_array(documents), media_type="application/json")
+    return Streamed(_array(documents), media_type="application/json")
 
 
 async def _array(documents: Iterator[Any]) -> AsyncIterator[bytes]:
@@ -51,7 +50,9 @@ def _elements(values: Iterator[Any]) -> Iterator[bytes]:
 
 def parts(value: Any) -> Iterator[bytes]:
     """A JSON value; iterators, among its values if it is an object, are told one by one."""
-    later = [key for key, each in value.items() if isinstance(each, Iterator)] if type(value) is dict else ()
+    later = (
+        [key for key, each in value.items() if hasattr(each, "__next__")] if isinstance(value, dict) else ()
+    )
     if not later:
         yield _encoded(value)
         return
