@@ -70,8 +70,9 @@ from tempos_broker.topics.orders import Removed, TopicOrders
 from tempos_broker.worker.slowpaths import SlowPaths
 from tempos_daemon.schema import count
 
-#: Seconds that changes of membership under way have to be in force when the broker is closed.
-FINISH = 0.5
+#: Seconds that changes of membership under way have to be in force when the broker is closed, and accounts
+#: to be written.
+FINISH, SAVE = 0.5, 1.5
 
 
 class Broker:
@@ -445,12 +446,12 @@ class Broker:
             self._saver.cancel()
             await asyncio.gather(self._saver, return_exceptions=True)
             if not keep:
-                await asyncio.gather(*(self._fast.withdraw(topic) for topic in self._routes.states))
+                await self._fast.withdraw_all()
         await self._slow.close()
         self._port.close()
         if self._saver is not None:
             await self._redelivery.save_rest()
-            await self._past.keeper.save_rest()
+            await self._past.keeper.save_rest(SAVE)
         await self._fast.close(keep=keep)
         await self._past.keeper.close()
 

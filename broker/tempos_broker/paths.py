@@ -187,6 +187,10 @@ class FastPath(Protocol):
         """Take the topic's route out of the kernel; its packets come up to the slow path."""
         ...
 
+    async def withdraw_all(self) -> None:
+        """The same of all topics, however many; nothing is installed any more."""
+        ...
+
     def adopted(self) -> Mapping[int, int]:
         """Topic ids and epochs of the routes that a former broker of this name left in the kernel.
 
@@ -392,6 +396,9 @@ class NoFastPath:
 
     async def withdraw(self, topic: int) -> None:
         self._adopted.pop(topic, None)
+
+    async def withdraw_all(self) -> None:
+        self._adopted.clear()
 
     def adopted(self) -> Mapping[int, int]:
         return MappingProxyType(self._adopted)

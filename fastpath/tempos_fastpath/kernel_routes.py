@@ -24,7 +24,14 @@ from tempos._rows import Rows
 from tempos_bpf.errors import BpfError
 from tempos_bpf.maps import Map, MapType, create_map
 from tempos_fastpath.fanouts import Fanouts
-from tempos_fastpath.layout import SMALL_ROUTE_SIZE, HeldRoute, decode_route, devmap_entry, encode_route
+from tempos_fastpath.layout import (
+    ROUTE_SIZE,
+    SMALL_ROUTE_SIZE,
+    HeldRoute,
+    decode_route,
+    devmap_entry,
+    encode_route,
+)
 from tempos_fastpath.plan import Plan
 
 
@@ -138,7 +145,11 @@ class KernelRoutes:
             with inner:
                 value = inner.lookup(0)
             assert value is not None, "an array has all its keys"
-            found[topic] = decode_route(value)
+            route = decode_route(value)
+            if not route.topic:
+                # The broker before that was ended as it stopped.
+                continue
+            found[topic] = route
             if found[topic].topic != topic:
                 raise Unavailable(f"the route of topic {topic} is that of topic {found[topic].topic}")
             self._uses.put(topic, found[topic].slots)
@@ -267,6 +278,29 @@ class KernelRoutes:
             del self._held[topic]
         self._uses.put(topic, ())
         self._fanouts.settle(topic, None)
+
+    @property
+    def held(self) -> tuple[int, ...]:
+        """The topics that have a route there."""
+        return tuple(self._held)
+
+    def void_wide(self) -> None:
+        """Take out the routes of wide topics by a call or two, however many they are; nothing follows.
+
+        In the place of each stands one that is no topic's, which is none to the programs. What could not be
+        put there is held still.
+        """
+        for small, size in ((True, SMALL_ROUTE_SIZE), (False, ROUTE_SIZE)):
+            held = {
+                topic: each.row
+                for topic, each in self._held.items()
+                if topic >= NARROW and each.small is small
+            }
+            if held:
+                with contextlib.suppress(BpfError), _route_map(bytes(size)) as void:
+                    self._table(small).update_many([(row, void) for row in held.values()])
+                    for topic in held:
+                        del self._held[topic]
 
     def _table(self, small: bool) -> Map:
         return self._small if small else self._large

@@ -201,10 +201,7 @@ class Offload:
             await self._in_thread(self.journals.drop, topic)
 
     def select(self, strict: int, best_effort: int) -> None:
-        """Have the kernel choose between two sockets of one port by the class of each datagram's topic.
-
-        See :func:`~tempos_fastpath.selector.attach_selector`.
-        """
+        """See :func:`~tempos_fastpath.selector.attach_selector`."""
         if self._closed:
             raise Unavailable("the fast path is closed")
         maps = {name: self._programs.map(name) for name in ("rows", "topics")}
@@ -277,6 +274,12 @@ class Offload:
             if not self._closed:
                 await self._take_out(topic)
 
+    async def withdraw_all(self) -> None:
+        """Take all routes out, for good: nothing is installed any more."""
+        if self._swaps.together and not self._closed:
+            await self._in_thread(self._kernel.void_wide)
+        await asyncio.gather(*map(self.withdraw, self._kernel.held))
+
     def counters(self, topics: Iterable[int] | None = None) -> Mapping[int, Mapping[Reason, int]]:
         """Datagrams by topic and reason, where not 0. 0: what had none yet; 255: what has a wide id of none.
 
@@ -305,10 +308,7 @@ class Offload:
         return lost
 
     def leave_out(self, towards: frozenset[tuple[str, str | None]]) -> None:
-        """Carry routes without members there whose MAC is not known, rather than none that have any.
-
-        Holds for what is installed after this.
-        """
+        """Have what is installed after this leave out members there that no frame gets to."""
         self._left_out = towards
 
     def on_change(self, callback: Callable[[], None]) -> None:

@@ -29,7 +29,7 @@ class Swaps:
 
     def __init__(self, write: Write, *, together: bool) -> None:
         self._write = write
-        self._together = together
+        self.together = together
         self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
         self._going: asyncio.Task[None] | None = None
 
@@ -38,7 +38,7 @@ class Swaps:
 
         Raises :class:`~tempos.Unavailable`.
         """
-        if not self._together:
+        if not self.together:
             (error,) = await self._write([(plan, claim)])
             if error is not None:
                 raise error

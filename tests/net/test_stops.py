@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.life import EVENTS, PLAIN, TOPICS, Life, Members
-from support.waiting import until
+from support.waiting import LIMIT, until
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
@@ -127,6 +127,43 @@ def test_what_is_withdrawn_leaves_nothing_and_all_that_came_before_is_served(
             assert account["balanced"], account
         for each in joined:
             members.leave(each)
+        life.kill()
+
+
+#: It is killed when all is withdrawn and nothing is taken away yet.
+KILLED = """
+import os
+from tempos_fastpath.offload import Offload
+async def close(*_, **__):
+    os.kill(os.getpid(), 9)
+Offload.close = close
+"""
+
+
+def test_one_that_is_killed_as_it_stops_leaves_nothing_that_forwards_and_the_next_goes_on(life: Life) -> None:
+    with Members(life) as members:
+        life.start(before=KILLED, fast={"on_stop": "withdraw"})
+        joined = [members.join("events", "a"), members.join("plain", "a")]
+        fast(life)
+        for topic in TOPICS:
+            life.send(topic)
+        until(lambda: [each.stats.datagrams for each in joined] == [50, 50])
+        life.process.send(signal.SIGTERM)
+        assert life.process.wait(LIMIT) == -signal.SIGKILL, life.said
+        assert life.carried() == ["eth0", "eth1"]
+        for topic in TOPICS:
+            life.send(topic)
+        life.start()
+        assert "cannot be read" not in life.said
+        fast(life)
+        for topic in TOPICS:
+            life.send(topic)
+        until(lambda: [each.stats.datagrams for each in joined] == [100, 100], lambda: life.ask("/v1/ledger"))
+        for each in joined:
+            members.leave(each)
+        for name in ("events", "plain"):
+            account = life.topic(name)
+            assert (account["received"], account["balanced"]) == (100, True), account
         life.kill()
 
 

@@ -91,6 +91,9 @@ class FakeFastPath:
     async def withdraw(self, topic: int) -> None:
         self.withdrawn.append(topic)
 
+    async def withdraw_all(self) -> None:
+        self.withdrawn += [route.topic.id for route in self.installed]
+
     def lost(self, topic: int, epoch: int, groups: int) -> Sequence[int]:
         return [0] * groups
 

@@ -16,6 +16,8 @@ import pytest
 from support.ports import free_ports
 
 from tempos import Framing, Topic
+from tempos._rows import Rows
+from tempos_broker import broker as broker_module
 from tempos_broker.account.accounts import Account, Holder
 from tempos_broker.account.exporting import ACCOUNTS, Pieces
 from tempos_broker.account.ledger import Ledger
@@ -24,7 +26,9 @@ from tempos_broker.config.model import BrokerConfig, ControlConfig, StaticMember
 from tempos_broker.lives import keeper
 from tempos_broker.lives.memory import read
 from tempos_broker.lives.store import Store, Whole, _Rows
+from tempos_broker.paths import NoFastPath
 from tempos_broker.routes import AT_ONCE
+from tempos_broker.tickets import FileTickets
 
 from .test_broker import Client, FakeFastPath, until
 
@@ -109,6 +113,41 @@ async def test_only_what_has_changed_is_written(
                 client.ask("heartbeat", port=client.port, received=[])
                 await client.answer()
             assert await written.rounds() == [], "a lease that is renewed is no news"
+
+
+async def test_what_there_is_no_time_for_at_the_end_is_as_a_kill_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of thousands of topics that all have changed of late; counters are exact without it."""
+    topics = range(1, 9)
+    data, control = free_ports(2)
+    config = BrokerConfig(
+        tuple(
+            TopicConfig(Topic(id_, f"topic-{id_}"), (StaticMember("127.0.0.1", 9, "g"),)) for id_ in topics
+        ),
+        listen=("127.0.0.1",),
+        data_port=data,
+        control_port=control,
+        api_port=0,
+    )
+    monkeypatch.setattr(keeper, "SAVE_EVERY", 3600.0)
+    monkeypatch.setattr(keeper, "TOPICS_AT_THE_END", 1)
+    monkeypatch.setattr(broker_module, "SAVE", 0.0)
+    tickets = FileTickets(tmp_path / "tickets", Rows())
+    async with Broker(config, NoFastPath("", tickets), store=Store.open(tmp_path / "state")) as broker:
+        with contextlib.closing(Client(broker)) as client:
+            # The first writing of this life.
+            await asyncio.sleep(0)
+            for id_ in topics:
+                client.publish(bytes([id_, 0x10, 0, 0]) + bytes(20) + b"body")
+            await until(lambda: all(each["received"] == 1 for each in broker.status()["topics"]))
+        written = Written(monkeypatch)
+    assert [rows for rows in written.all if rows] == []
+    assert "8 topics have changed of late, too many to be written while stopping" in caplog.text
+    async with Broker(config, NoFastPath("", tickets), store=Store.open(tmp_path / "state")) as broker:
+        assert [each["received"] for each in broker.status()["topics"]] == [1] * len(topics)
+        assert all(each["balanced"] for each in broker.ledger()["topics"])
+    tickets.close()
 
 
 async def test_a_change_of_many_topics_is_few_transactions(

@@ -243,13 +243,25 @@ class Keeper:
             elif self._changing[topic] >= TRIES:
                 await self.save([topic])
 
-    async def save_rest(self) -> None:
-        """Write down, for the last time, what the state file does not say yet."""
-        if self._store is not None:
-            moved = {*self._moved_of(list(self._states)), *self._unsaved}
-            for some in self._slices(moved, TOPICS_AT_THE_END):
-                await self.save(some)
-            await self.save()
+    async def save_rest(self, within: float) -> None:
+        """Write down, for the last time, what the state file does not say yet, as far as the seconds go.
+
+        What was not written is as a kill leaves it.
+        """
+        if self._store is None:
+            return
+        end = time.monotonic() + within
+        rest = {*self._moved_of(list(self._states)), *self._unsaved}
+        for some in self._slices(list(rest), TOPICS_AT_THE_END):
+            if time.monotonic() > end:
+                log.warning(
+                    "%d topics have changed of late, too many to be written while stopping: the next life "
+                    "finds of %d of them what a kill leaves", len(rest), len(rest.intersection(self._states)),
+                )  # fmt: skip
+                break
+            await self.save(some)
+            rest.difference_update(some)
+        await self.save()
 
     def _is_large(self, topic: int) -> bool:
         """Whether telling all of it takes longer than anybody should wait."""

@@ -42,8 +42,8 @@ LOOK = 0.25
 #: times as long as the last look took.
 HURRY = 0.002
 IDLE, RARELY = 1.0, 50
-#: Seconds between two writings of what changes without a swap.
-SAVE_EVERY = 1.0
+#: Seconds between two writings of what changes without a swap, and topics that are written together.
+SAVE_EVERY, TOGETHER = 1.0, 64
 
 #: Writes things of a kind.
 Put = Callable[[str, Mapping[str, Any]], Awaitable[bool]]
@@ -150,12 +150,13 @@ class Redelivery:
                 "processed of it is not handed out again", owed.name,
             )  # fmt: skip
 
-    async def keep(self, topic: int) -> None:
-        """Have it stored what is owed of a topic."""
-        owed = self._topics.get(topic)
-        if owed is not None:
+    async def keep(self, *topics: int) -> None:
+        """Have it stored what is owed of these topics."""
+        kept = {topic: owed for topic in topics if (owed := self._topics.get(topic)) is not None}
+        for owed in kept.values():
             owed.changed = False
-            await self._put(OWED, {str(topic): owed.export()})
+        if kept:
+            await self._put(OWED, {str(topic): owed.export() for topic, owed in kept.items()})
 
     def forget(self, topic: int) -> None:
         """A topic is no more, or hands out nothing again any more."""
@@ -208,10 +209,10 @@ class Redelivery:
             self._timer = None
 
     async def save_rest(self) -> None:
-        """Write down, for the last time, what changed."""
-        for topic, owed in list(self._topics.items()):
-            if owed.changed:
-                await self.keep(topic)
+        """Write down what changed."""
+        changed = [topic for topic, owed in self._topics.items() if owed.changed]
+        for first in range(0, len(changed), TOGETHER):
+            await self.keep(*changed[first : first + TOGETHER])
 
     def _wake(self, seconds: float) -> None:
         if self._is_closed:
