@@ -94,6 +94,8 @@ class _Started:
     where: str
     #: How the page's token is found.
     token: str
+    #: Why the file is not in force, or "".
+    refused: str
 
 
 async def _serve(file: Path, loaded: Loaded, state: str | None, signals: Signals) -> None:
@@ -102,7 +104,7 @@ async def _serve(file: Path, loaded: Loaded, state: str | None, signals: Signals
         started = await signals.unless_stopped(_start(stack, file, loaded, state, signals))
         if started is None:
             return
-        lines = await ready_lines(started.engine, started.where)
+        lines = await ready_lines(started.engine, started.where, started.refused)
         lines.append(f"  live page {started.where}/ ({started.token})")
         say("\n".join(lines))
         notify(ready(lines[0].removeprefix("ready: ")))
@@ -149,19 +151,21 @@ async def _start(
             raise Unavailable(_lines("not everything could be started", amiss))
         log.warning("%s", _lines("not in force yet", amiss))
     reload = Rereading(_Reload(engine, file))
-    at_first = _Apply(engine, loaded)
+    at_first, why = _Apply(engine, loaded), ""
     try:
         await at_first()
     except TemposError as error:
         if known is None:
             raise
-        log.error("the file is not in force, what was before is: %s", one_line(error))  # noqa: TRY400
+        why = one_line(error)
+        log.error("the file is not in force, what was before is: %s", why)  # noqa: TRY400
     engine.keep()
     feed.begin()
     stack.push_async_callback(signals.step, "coming to the end of a change", engine.close)
     stack.push_async_callback(signals.step, "reloading", reload.close)
     finished.first = False
-    return _Started(engine, reload, f"http://{place.host}:{place.port}", _how_to_token(place, store))
+    where = f"http://{place.host}:{place.port}"
+    return _Started(engine, reload, where, _how_to_token(place, store), why)
 
 
 def _folder(given: str, name: str) -> Path:
@@ -248,19 +252,21 @@ class _Reload:
 # --- the ready line ----------------------------------------------------------------------------
 
 
-async def ready_lines(engine: Engine, where: str) -> list[str]:
-    """What is there and what can be called, a line each; the first begins with "ready"."""
+async def ready_lines(engine: Engine, where: str, refused: str = "") -> list[str]:
+    """What is there and what can be called, a line each; the first begins with "ready".
+
+    ``refused``: why the file is not in force.
+    """
     platform = engine.platform
     broker = platform.broker
     parts = [f"controller {where}", f"broker {broker.address}:{broker.data_port}, {await _fast_path(engine)}"]
     for node in platform.nodes:
         daemons = [sort for sort, (_, port) in (("invoker", node.invoker), ("trigger", node.trigger)) if port]
         parts.append(f"node {node.name}: {' and '.join(daemons) or 'nothing'}")
-    if not engine.amiss:
-        lines = [f"ready: {'; '.join(parts)}"]
-    else:
-        lines = [f"ready, but not all is in force: {'; '.join(parts)}"]
-        lines += [f"  NOT IN FORCE  {what} {why}" for what, why in engine.amiss.items()]
+    amiss = [f"the file, what was before is: {refused}"] if refused else []
+    amiss += [f"{what} {why}" for what, why in engine.amiss.items()]
+    lines = [f"ready{', but not all is in force' if amiss else ''}: {'; '.join(parts)}"]
+    lines += [f"  NOT IN FORCE  {each}" for each in amiss]
     triggers = {each.name: each for each in platform.triggers}
     for workflow in platform.workflows:
         way = _way(workflow)

@@ -67,8 +67,8 @@ _COUNTED = {each.code: each for each in CHECKS if each.code in ("TD604", "TD605"
 
 def _wrong(each: Mapping[str, Any]) -> Tried:
     """What it found, and since when; or when it happened last."""
-    moment = datetime.fromtimestamp(each["since"] if each["now"] else each["changed"]).astimezone()
-    when = f"{'since' if each['now'] else 'last at'} {moment.isoformat(' ', 'seconds')}"
+    moment = datetime.fromtimestamp(each["since"] if each["now"] else each["changed"])
+    when = f"{'since' if each['now'] else 'last at'} {moment:%Y-%m-%d %H:%M:%S}"
     cause, check = f"{each['cause']} ({when})", _COUNTED.get(each["code"])
     if check is not None and time.time() - each["changed"] >= PAST:
         cause = f"{check.code} {check.name}: {cause}"

@@ -11,7 +11,7 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tempos import EventTooBig, NoReply, Reply, ReplyError, TemposError, names
@@ -267,6 +267,7 @@ class Endpoint:
             "topic": spec.topic,
             "publishes": why is None,
             "why_not": "" if why is None else why[1],
+            "shut": _shut(source),
             "received": account.received,
             "published": account.published,
             "waiting": account.waiting,
@@ -294,3 +295,10 @@ class Refused(TemposError):
     def __init__(self, reason: str) -> None:
         super().__init__(f"dropped: {reason}")
         self.reason = reason
+
+
+def _shut(source: Mapping[str, Any]) -> str:
+    """Why no signal can come, or ""."""
+    if source["state"] == "up" or not source.get("why"):
+        return ""
+    return f"{source['what']} is not there: {source['why']}"

@@ -247,6 +247,23 @@ def test_a_controller_that_begins_has_its_nodes_where_the_file_has_them_now(tmp_
         assert up.daemons() == []
 
 
+def test_a_file_that_is_not_in_force_is_told_where_it_says_that_it_is_ready(tmp_path: Path) -> None:
+    with Up(tmp_path) as up:
+        up.start()
+        up.stop()
+        (tmp_path / "bad.py").write_text("import nowhere\n")
+        up.file.write_text(
+            up.file.read_text() + '[[function]]\nname = "bad"\nmode = "python"\ncode = "bad.py"\n'
+            'entry = "bad:f"\n[[workflow]]\nname = "bad"\ntopic = "bad"\n'
+            '[[workflow.step]]\nfunction = "bad"\n'
+        )
+        up.start("ready, but not all is in force: ")
+        said = up.told()
+        assert said.startswith("  NOT IN FORCE  the file, what was before is: nothing has changed: invoker ")
+        assert "No module named 'nowhere'" in said
+        assert up.works()
+
+
 def test_what_cannot_be_started_is_told_in_words_and_nothing_stays(tmp_path: Path) -> None:
     up = Up(tmp_path)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:

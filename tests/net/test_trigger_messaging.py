@@ -129,6 +129,7 @@ async def test_a_nats_server_that_is_not_there_is_told(broker: BrokerBeside, tmp
     async with trigger_here(tmp_path, document(broker, endpoint)) as trigger:
         await eventually(lambda: source(trigger)["state"] == "waiting")
         assert "Connect call failed" in source(trigger)["why"] or "refused" in source(trigger)["why"]
+        assert told(trigger)["shut"].startswith(f"the NATS server 127.0.0.1:{port} is not there: ")
 
 
 async def test_nats(broker: BrokerBeside, nats_server: NatsServer, tmp_path: Path) -> None:

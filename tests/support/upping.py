@@ -83,8 +83,8 @@ class Up:
 
     # --- lives ------------------------------------------------------------------------------
 
-    def start(self) -> list[str]:
-        """Start a Controller; what it says when it is ready."""
+    def start(self, ready: str = "ready: ") -> list[str]:
+        """Start a Controller; what it says when it is ready, which begins so."""
         log = (self.folder / "up.log").open("a")
         with log:
             self._process = subprocess.Popen(
@@ -94,8 +94,14 @@ class Up:
             )  # fmt: skip
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line.startswith("ready: "), self.log()
+        assert line.startswith(ready), line + self.log()
         return [line.rstrip("\n")]
+
+    def told(self) -> str:
+        """The next line that it says."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().rstrip("\n")
 
     def kill(self) -> None:
         """Kill the Controller, and it alone."""

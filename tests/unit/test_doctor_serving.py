@@ -118,6 +118,7 @@ SLOW = {"ip": "10.0.2.2", "port": 1, "reason": "drops", "groups": [{"topic": "ne
         ({"lost_before": {"at_least": 4, "sent": 9}, "refused": {"over_rate": 3}}, ["TD409", "TD414"]),
         ({"refused": {"no_member": 3}}, "TD415"),
         ({"fleet": {"clients": 3, "there": {}}}, None),
+        ({"fleet": {"registry": "being asked"}}, None),
         ({"fleet": {"registry": "away", "why": "etcd does not answer"}}, "TD421"),
         ({"fleet": {"lacks_topics": LACKING}}, "TD422"),
         ({"fleet": {"lacks_clients": LACKING}}, "TD423"),

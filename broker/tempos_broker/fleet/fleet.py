@@ -51,6 +51,8 @@ RENEWED_AFTER = 1 / 4
 MANY, GATHERED, LONGEST = 4, 0.05, 0.2
 #: Seconds between two looks at whom we serve.
 LOOK_EVERY = 1.0
+#: Why the registry is not there, until it was asked for the first time.
+_NOT_ASKED = "not asked yet"
 #: Brokers above which each says less often how far it is, and seconds for each of them between two times.
 CROWD, PER_BROKER = 16, 0.002
 
@@ -85,7 +87,7 @@ class Fleet:
         members.zone, members.holdings.on_home = me.zone, members.moved
         self.view = View()
         #: Why the store is not to be had; None: it is.
-        self.away: str | None = "not asked yet"
+        self.away: str | None = _NOT_ASKED
         self.since = time.monotonic()
         #: Up to which revision what others told of is in force here.
         self.in_force = 0
@@ -226,7 +228,7 @@ class Fleet:
         if self.away is None:
             text = f"fleet {self.name!r}: its registry is away, what is in force stays so: {why}"
             self._changes.tell(Kind.FLEET, text, level=logging.WARNING)
-        if self.away is None or self.away == "not asked yet":
+        if self.away is None or self.away == _NOT_ASKED:
             self.since = time.monotonic()
         self.away = why
         for each in (self._telling_reached, self._everywhere_reached, self._hearing_reached):
@@ -561,11 +563,13 @@ class Fleet:
 
     def document(self) -> dict[str, Any]:
         """Who is in the fleet, and how far each has come."""
+        # A start is not yet an absence.
+        is_new = self.away == _NOT_ASKED
         return {
             "name": self.name,
             "broker": self.me.name,
-            "registry": "away" if self.away is not None else "in reach",
-            "why": self.away or "",
+            "registry": "in reach" if self.away is None else "being asked" if is_new else "away",
+            "why": "" if is_new else self.away or "",
             "since_s": round(time.monotonic() - self.since, 1),
             "revision": self.view.revision,
             "in_force": self.in_force,

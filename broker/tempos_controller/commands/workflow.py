@@ -143,7 +143,8 @@ def _endpoint(told: Any) -> str:
         words.append(f"{number(answers['answered'])} of {number(answers['requests'])} answered")
         otherwise = {"deadline": answers["timeouts"], **answers["failed"]}
         words += [f"{number(count)} not ({reason})" for reason, count in otherwise.items() if count]
-    return ", ".join([*words, *([told["why_not"]] if told.get("why_not") else [])])
+    why = told.get("why_not") or told.get("shut")
+    return ", ".join([*words, *([why] if why else [])])
 
 
 def _step(told: Any) -> str:

@@ -191,7 +191,7 @@ class Feed:
             where = source.get("url") or source.get("listen") or trigger.options.get("listen", "")
             triggers.append({
                 "name": each, "kind": trigger.kind, "node": trigger.node, "where": where,
-                "state": source.get("state", ""), "why_not": told.get("why_not", ""),
+                "state": source.get("state", ""), "why_not": told.get("why_not") or told.get("shut", ""),
                 "balanced": told.get("balanced", True),
                 "dropped": {why: count for why, count in told.get("dropped", {}).items() if count},
                 "answers": told.get("answers"), "away": self._is_away(f"trigger {trigger.node}"), **counted,

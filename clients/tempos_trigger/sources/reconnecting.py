@@ -49,7 +49,7 @@ class Reconnecting:
 
     def status(self) -> dict[str, Any]:
         """For people."""
-        told = {"state": self.state, "sessions": self.sessions}
+        told = {"state": self.state, "what": self._what, "sessions": self.sessions}
         return {**told, "why": self.why} if self.why else told
 
     def _up(self) -> None:
