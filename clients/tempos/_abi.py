@@ -88,7 +88,7 @@ JOURNAL_GUARDS = 4096
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0xdb5c726614828cf9
+ABI_FINGERPRINT = 0x7a4efe890edf5632
 
 
 class Reason(enum.IntEnum):

@@ -46,6 +46,15 @@ static __always_inline bool folds_to_ones(__u64 sum)
 	return sum * INVERSE_OF_ONES <= SUM_MOST / 0xffff;
 }
 
+/* All ones for 0, else 0, of a number below 2^63; without a branch, for a verifier would go both ways. */
+static __always_inline __u64 ones_for_none(__u64 number)
+{
+	number = (number - 1) >> 63;
+	number = -number;
+	asm volatile("" : "+r"(number));
+	return number;
+}
+
 /* What adding it takes a 16-bit word out of a sum again. */
 static __always_inline __u64 without(__u16 word)
 {

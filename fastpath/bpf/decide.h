@@ -200,7 +200,7 @@ static __always_inline enum tempos_reason carry(struct xdp_md *ctx, const struct
 	if (by == BY_PORT)
 		to_data_port(packet->udp, settings.port, kind);
 	if (route->way == TEMPOS_WAY_BROADCAST && !generic)
-		return by == BY_PORT ? broadcast_foreign(ctx, route, mask, kind) : broadcast(ctx, route, mask, kind);
+		return by == BY_PORT ? broadcast_foreign(ctx, route, mask) : broadcast(ctx, route, mask);
 	return forward(ctx, packet, route, mask, generic, kind, by);
 }
 

@@ -57,9 +57,15 @@ struct marked {
 	__u32 number;
 };
 
+/* Whether the copies are stamped, and the header for it is there. */
+static __always_inline bool is_stamped(const struct tempos_route *route, const struct packet *packet)
+{
+	return *(const volatile __u8 *)&route->framing == TEMPOS_FRAMING_EVENT &&
+	       packet->payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet->end;
+}
+
 /* Writes what all copies have in common; native mode only, where no checksum is partial any more. */
-static __always_inline struct common rewrite_common(const struct packet *packet,
-						     const struct tempos_route *route, bool stamped)
+static __always_inline struct common rewrite_common(const struct packet *packet, const struct tempos_route *route)
 {
 	struct tempos_event_header *header = (struct tempos_event_header *)packet->payload;
 	struct iphdr *ip = packet->ip;
@@ -70,7 +76,7 @@ static __always_inline struct common rewrite_common(const struct packet *packet,
 
 	common.ip_sum = start_ip(ip, route->ip_start);
 	/* As in stamp_event, but that the epoch is written later: each copy adds its own sequence. */
-	if (stamped && packet->payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet->end) {
+	if (is_stamped(route, packet)) {
 		common.udp_sum += (__u64)without(bpf_htons(header->epoch)) + bpf_htons((__u8)route->epoch) +
 				  without_wide(header->delivery_sequence);
 	}
@@ -96,7 +102,8 @@ static __always_inline void describe_copy(struct copy *copy, const struct tempos
 		source_port ^= (source_port ^ from->port) & keeps;
 	}
 	check = ~fold_wide(udp_sum);
-	copy->udp_check = (check ? check : 0xffff) & check_mask;
+	/* A result of 0 is sent as all ones. */
+	copy->udp_check = (check | ones_for_none(check)) & check_mask;
 	copy->ip_check = ~fold_wide(ip_sum);
 	copy_addresses(&copy->source, &member->source);
 	if (from)
@@ -122,26 +129,36 @@ static __always_inline void keep_copies(struct xdp_md *ctx, const struct tempos_
 	keep_event(ctx, route, (__u64)event->ticket_high << 32 | event->copies[0].ticket, length, event->count);
 }
 
-/* Everything after the last question: every group gets its copy, or it is counted as lost. */
-static __always_inline enum tempos_reason make_copies(struct xdp_md *ctx, const struct tempos_route *route,
-						      __u32 mask, enum checksum_kind kind, bool foreign)
+/* Where the headers of a frame are that was found right; how much of it there is, is to be asked again. */
+static __always_inline struct packet headers_of(struct xdp_md *ctx)
 {
 	void *frame = (void *)(long)ctx->data;
-	const struct packet packet = {
+
+	return (struct packet){
 		.eth = frame,
 		.ip = frame + sizeof(struct ethhdr),
 		.udp = frame + HEADERS_LEN - sizeof(struct udphdr),
 		.payload = frame + HEADERS_LEN,
 		.end = (void *)(long)ctx->data_end,
 	};
-	bool stamped = route->framing == TEMPOS_FRAMING_EVENT;
+}
+
+/*
+ * Everything after the last question: every group gets its copy, or it is counted as lost. The verifier goes through
+ * the loop once: what differs from event to event is a mask in memory by then, not a constant in a register, and of the
+ * frame nothing is held, it is found anew behind the loop.
+ */
+static __always_inline enum tempos_reason make_copies(struct xdp_md *ctx, const struct tempos_route *route,
+						      __u32 mask, bool foreign)
+{
+	struct packet packet = headers_of(ctx);
 	__u32 row = route->ticket_base / TEMPOS_GROUPS_PER_TOPIC;
 	struct tempos_copies *account = bpf_map_lookup_elem(&copies, &row);
 	const __u32 only = 0;
 	struct sending *state = bpf_map_lookup_elem(&sending, &only);
 	__u32 fanout = route->fanout;
 	__u32 count = route->group_count;
-	struct marked *marked = frame;
+	struct marked *marked;
 	struct common common;
 	struct event *event;
 	__u32 place;
@@ -157,12 +174,12 @@ static __always_inline enum tempos_reason make_copies(struct xdp_md *ctx, const 
 		event->from = sender_of(&packet);
 		event->taking = takers(route, mask, &event->from);
 	}
-	common = rewrite_common(&packet, route, stamped);
 	event->number = state->number;
 	event->row = row;
-	/* Masks, and read back from memory: else the verifier goes through the loop for each kind of event. */
-	event->sequence_mask = stamped ? ~0U : 0;
-	event->check_mask = kind == CHECKSUM_FULL ? 0xffff : 0;
+	event->sequence_mask = ones_for_none(route->framing ^ TEMPOS_FRAMING_EVENT);
+	/* No checksum is partial any more. */
+	event->check_mask = ~ones_for_none(packet.udp->check);
+	common = rewrite_common(&packet, route);
 	event->count = count;
 	event->next = 0;
 	if (foreign)
@@ -191,6 +208,10 @@ static __always_inline enum tempos_reason make_copies(struct xdp_md *ctx, const 
 		if (foreign)
 			event->made = 1;
 	}
+	asm volatile("" : "+r"(ctx));
+	packet = headers_of(ctx);
+	if ((void *)packet.payload > packet.end)
+		return TEMPOS_NO_EGRESS;
 	/* As it came in. */
 	if (route->journal)
 		keep_copies(ctx, route, event, number(packet.udp->len) - sizeof(struct udphdr));
@@ -198,8 +219,9 @@ static __always_inline enum tempos_reason make_copies(struct xdp_md *ctx, const 
 		account->events++;
 		return FOR_NOBODY;
 	}
-	if (stamped && packet.payload + TEMPOS_EVENT_HEADER_LEN <= (__u8 *)packet.end)
+	if (is_stamped(route, &packet))
 		((struct tempos_event_header *)packet.payload)->epoch = route->epoch;
+	marked = (struct marked *)packet.eth;
 	marked->mark = MARK;
 	marked->number = state->number++;
 	account->events++;
@@ -211,16 +233,15 @@ static __always_inline enum tempos_reason make_copies(struct xdp_md *ctx, const 
 }
 
 /* Functions of their own, which find the headers anew, so that topics of one group keep their registers. */
-static __noinline enum tempos_reason broadcast(struct xdp_md *ctx, const struct tempos_route *route, __u32 mask,
-					       enum checksum_kind kind)
+static __noinline enum tempos_reason broadcast(struct xdp_md *ctx, const struct tempos_route *route, __u32 mask)
 {
-	return make_copies(ctx, route, mask, kind, false);
+	return make_copies(ctx, route, mask, false);
 }
 
 static __noinline enum tempos_reason broadcast_foreign(struct xdp_md *ctx, const struct tempos_route *route,
-						       __u32 mask, enum checksum_kind kind)
+						       __u32 mask)
 {
-	return make_copies(ctx, route, mask, kind, true);
+	return make_copies(ctx, route, mask, true);
 }
 
 /* Keeps in mind what passed, for the case that the interface does not take it. */

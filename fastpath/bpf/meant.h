@@ -23,11 +23,11 @@ tempos_meant(const struct tempos_range *ranges, __be32 address)
 		__u64 tried = at | step, behind;
 
 		asm volatile("" : "+r"(tried));
-		/* All ones where the range begins behind the address. */
+		/* 1 where the range begins behind the address; of all ones newer verifiers go both ways. */
 		behind = wanted - ranges[tried & (TEMPOS_RANGES - 1)].start;
-		behind = (long long)behind >> 63;
 		asm volatile("" : "+r"(behind));
-		at |= step & ~behind;
+		behind >>= 63;
+		at += step - step * behind;
 	}
 	asm volatile("" : "+r"(at));
 	return ranges[at & (TEMPOS_RANGES - 1)].groups;

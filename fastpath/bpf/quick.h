@@ -190,8 +190,7 @@ static __always_inline int run(struct xdp_md *ctx)
 	return XDP_REDIRECT;
 
 copies:
-	return conclude(ctx, row,
-			broadcast(ctx, route, TEMPOS_MAX_MEMBERS - 1, check ? CHECKSUM_FULL : CHECKSUM_NONE));
+	return conclude(ctx, row, broadcast(ctx, route, TEMPOS_MAX_MEMBERS - 1));
 whole:
 	verdict = look_whole(ctx);
 	if (verdict == TO_FOREIGN)

@@ -142,14 +142,10 @@ static __always_inline void to_data_port(struct udphdr *udp, __be16 data_port, e
 	udp->dest = data_port;
 }
 
-/* All ones where members get datagrams from the sender's own address and port, else 0; no branch. */
+/* All ones where members get datagrams from the sender's own address and port, else 0. */
 static __always_inline __u64 keeps_sender(const struct tempos_member *member)
 {
-	__u64 kept = ((__u64)member->source - 1) >> 63;
-
-	kept = -kept;
-	asm volatile("" : "+r"(kept));
-	return kept;
+	return ones_for_none(member->source);
 }
 
 /* What was readdressed for a member that keeps the sender, with a source of 0, gets the sender's again. */
