@@ -12,7 +12,9 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 #: Default of a key that must be there.
@@ -72,6 +74,12 @@ class Table:
     path: str
     values: dict[str, Any]
     names: Mapping[str, str] = field(default_factory=lambda: _NO_NAMES)
+    #: The keys that stand there, sound or not, where that is known; all others have their defaults.
+    said: AbstractSet[str] | None = None
+
+    def says(self, *keys: str) -> bool:
+        """Whether any of these keys may stand there."""
+        return self.said is None or not self.said.isdisjoint(keys)
 
     def get(self, key: str) -> Any:
         """The checked value or the default; None if what stands there is faulty."""
@@ -98,90 +106,116 @@ class Faults:
         self.add(path, f"is {show(value)}{f', {why}' if why else ''}; allowed: {allowed}")
 
 
-def read_table(
-    value: object, path: str, keys: Keys, faults: Faults, seen: dict[str, tuple[object, Any]] | None = None
-) -> Table:
-    """Check one table against its keys.
+def read_table(value: object, path: str, keys: Keys, faults: Faults) -> Table:
+    """Check one table against its keys."""
+    return _Reader(keys).read(value, path, faults)
 
-    ``seen``: what tables before this one had under a key, and what it was read as; the same object, which
-    cannot change, is read as the same.
+
+class _Reader:
+    """Reads tables of one kind, of which a file may hold thousands.
+
+    What one before had under a key, the same object, which cannot change, is read as the same.
     """
-    table = Table(path, {})
-    seen = {} if seen is None else seen
-    if not isinstance(value, dict):
-        faults.refuse(path, value, f"a table with the keys {', '.join(keys)}")
-        return table
-    for name, item in value.items():
-        known = seen.get(name)
-        if known is not None and known[0] is item:
-            table.values[name] = known[1]
-            continue
-        key = keys.get(name)
-        if key is None:
-            faults.add(join(path, name), f"is an unknown key{near(name, keys)}; allowed: {', '.join(keys)}")
-        elif item == [] and key.many and not key.least:
-            table.values[name] = ()
-        elif key.many or not isinstance(key.holds, Kind):
-            table.values.update(_read(item, name, join(path, name), key, faults))
-        else:
-            # Nearly all keys of a file of thousands of tables are so: no path is made that no fault names.
-            try:
-                table.values[name] = parsed = _parsed(item, key.holds)
-            except NotAllowed as error:
-                _refuse(item, join(path, name), key.holds, error, faults)
+
+    __slots__ = ("_below", "_defaults", "_keys", "_rest", "_seen")
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._defaults: dict[str, Any] = {}
+        #: What is missing where it does not stand there, or is a table whose own defaults hold.
+        self._rest: list[tuple[str, Key]] = []
+        for name, key in keys.items():
+            if key.required or not (isinstance(key.holds, Kind) or key.many):
+                self._rest.append((name, key))
             else:
-                if isinstance(item, (str, int, float)):
-                    seen[name] = item, parsed
-    for name, key in keys.items():
-        if name in value:
-            continue
-        if key.default is REQUIRED:
-            faults.add(join(path, name), f"is missing; allowed: {_allowed(key)}")
-        elif isinstance(key.holds, Kind) or key.many:
-            table.values[name] = key.default
-        else:
-            table.values[name] = read_table({}, join(path, name), key.holds, faults)
-    return table
+                self._defaults[name] = key.default
+        self._seen: dict[str, tuple[object, Any]] = {}
+        self._below: dict[str, _Reader] = {}
 
+    def read(self, value: object, path: str, faults: Faults) -> Table:
+        """Check one."""
+        keys, seen = self._keys, self._seen
+        if not isinstance(value, dict):
+            faults.refuse(path, value, f"a table with the keys {', '.join(keys)}")
+            return Table(path, {})
+        values = self._defaults.copy()
+        for name, item in value.items():
+            known = seen.get(name)
+            if known is not None and known[0] is item:
+                values[name] = known[1]
+                continue
+            key = keys.get(name)
+            if key is None:
+                faults.add(
+                    join(path, name), f"is an unknown key{near(name, keys)}; allowed: {', '.join(keys)}"
+                )
+            elif item == [] and key.many and not key.least:
+                values[name] = ()
+            elif key.many or not isinstance(key.holds, Kind):
+                # Of what is faulty as a whole there is nothing.
+                values.pop(name, None)
+                values.update(self._read(item, name, join(path, name), key, faults))
+            else:
+                # Nearly all keys of a file of thousands of tables are so: no path is made that no fault names.
+                try:
+                    values[name] = parsed = _parsed(item, key.holds)
+                except NotAllowed as error:
+                    values.pop(name, None)
+                    _refuse(item, join(path, name), key.holds, error, faults)
+                else:
+                    if isinstance(item, (str, int, float)):
+                        seen[name] = item, parsed
+        for name, key in self._rest:
+            if name in value:
+                continue
+            if key.required:
+                faults.add(join(path, name), f"is missing; allowed: {_allowed(key)}")
+            elif not isinstance(key.holds, Kind):
+                values[name] = self._reader(name, key.holds).read({}, join(path, name), faults)
+        return Table(path, values, said=value.keys())
 
-def _read(value: object, name: str, path: str, key: Key, faults: Faults) -> dict[str, Any]:
-    """What a key of tables or lists holds, under its name; nothing if it is faulty as a whole."""
-    if not key.many:
-        return {name: _read_one(value, path, key.holds, faults)}
-    if not isinstance(value, list):
-        written = "" if isinstance(key.holds, Kind) else f", written [[{_INDEX.sub('', path)}]]"
-        faults.refuse(path, value, _allowed(key) + written)
-        return {}
-    too_many = key.most is not None and len(value) > key.most
-    if len(value) < key.least or too_many:
-        faults.add(path, f"has {count(len(value), 'entry', 'entries')}; allowed: {_allowed(key)}")
-    if too_many:
-        # What is wrong with each would bury that.
-        return {}
-    seen: dict[str, tuple[object, Any]] = {}
-    items = [_read_one(item, f"{path}[{index}]", key.holds, faults, seen) for index, item in enumerate(value)]
-    if isinstance(key.holds, Kind):
-        first: dict[Any, int] = {}
-        for index, item in enumerate(items):
-            if item is not None and first.setdefault(item, index) != index:
-                faults.refuse(f"{path}[{index}]", value[index], "each once", f"as {path}[{first[item]}] is")
-    return {name: tuple(items)}
+    def _reader(self, name: str, keys: Keys) -> _Reader:
+        """What reads the tables under a key."""
+        found = self._below.get(name)
+        if found is None:
+            found = self._below[name] = _Reader(keys)
+        return found
 
+    def _read(self, value: object, name: str, path: str, key: Key, faults: Faults) -> dict[str, Any]:
+        """What a key of tables or lists holds, under its name; nothing if it is faulty as a whole."""
+        if not key.many:
+            return {name: self._read_one(value, name, path, key.holds, faults)}
+        if not isinstance(value, list):
+            written = "" if isinstance(key.holds, Kind) else f", written [[{_INDEX.sub('', path)}]]"
+            faults.refuse(path, value, _allowed(key) + written)
+            return {}
+        too_many = key.most is not None and len(value) > key.most
+        if len(value) < key.least or too_many:
+            faults.add(path, f"has {count(len(value), 'entry', 'entries')}; allowed: {_allowed(key)}")
+        if too_many:
+            # What is wrong with each would bury that.
+            return {}
+        holds = key.holds
+        items = [
+            self._read_one(item, name, f"{path}[{index}]", holds, faults) for index, item in enumerate(value)
+        ]
+        if isinstance(holds, Kind):
+            first: dict[Any, int] = {}
+            for index, item in enumerate(items):
+                if item is not None and first.setdefault(item, index) != index:
+                    faults.refuse(
+                        f"{path}[{index}]", value[index], "each once", f"as {path}[{first[item]}] is"
+                    )
+        return {name: tuple(items)}
 
-def _read_one(
-    value: object,
-    path: str,
-    holds: Kind | Keys,
-    faults: Faults,
-    seen: dict[str, tuple[object, Any]] | None = None,
-) -> Any:
-    if not isinstance(holds, Kind):
-        return read_table(value, path, holds, faults, seen)
-    try:
-        return _parsed(value, holds)
-    except NotAllowed as error:
-        _refuse(value, path, holds, error, faults)
-        return None
+    def _read_one(self, value: object, name: str, path: str, holds: Kind | Keys, faults: Faults) -> Any:
+        if not isinstance(holds, Kind):
+            return self._reader(name, holds).read(value, path, faults)
+        try:
+            return _parsed(value, holds)
+        except NotAllowed as error:
+            _refuse(value, path, holds, error, faults)
+            return None
 
 
 def _parsed(value: object, kind: Kind) -> Any:
@@ -249,8 +283,12 @@ def _property(key: Key, *, nullable: bool) -> dict[str, Any]:
 
 def join(path: str, key: str) -> str:
     """The path of a key inside a table; keys that TOML would quote are quoted."""
-    shown = key if _BARE_KEY.fullmatch(key) and len(key) <= _LONGEST_SHOWN else show(key)
-    return f"{path}.{shown}" if path else shown
+    return f"{path}.{_shown(key)}" if path else _shown(key)
+
+
+@lru_cache(256)
+def _shown(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) and len(key) <= _LONGEST_SHOWN else show(key)
 
 
 def count(number: int, one: str, several: str = "") -> str:

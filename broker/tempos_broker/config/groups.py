@@ -33,9 +33,10 @@ GROUP: Keys = {
 def rule_groups(root: Table, faults: Faults) -> None:
     """Groups are named once, have members, and are few enough for what counts what they take."""
     for topic in _tables(root, "topic"):
-        groups, members = list(_tables(topic, "group")), list(_tables(topic, "member"))
+        groups = list(_tables(topic, "group"))
         if not groups:
             continue
+        members = list(_tables(topic, "member"))
         framing = topic.get("framing")
         if framing is not None and framing is not Framing.FOREIGN:
             wanted = f'none, or {topic.at("framing")} = "foreign" besides'
@@ -51,7 +52,7 @@ def rule_pick(root: Table, faults: Faults) -> None:
         pick, members = topic.get("pick"), list(_tables(topic, "member"))
         if pick is Pick.TURN:
             for member in members:
-                if (weight := member.get("weight")) not in (None, 1):
+                if member.says("weight") and (weight := member.get("weight")) not in (None, 1):
                     wanted = f'1, or {topic.at("pick")} = "source" or "source-port" besides'
                     faults.refuse(member.at("weight"), weight, wanted, "where members have their turns")
         elif pick is not None and topic.get("framing") in (Framing.RAW, Framing.EVENT):

@@ -8,7 +8,7 @@ themselves, so a file is told all its faults at once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -333,7 +333,7 @@ def _rule_quality(root: Table, faults: Faults) -> None:
 
 
 def _rule_rates(root: Table, faults: Faults) -> None:
-    for topic in _tables(root, "topic"):
+    for topic in _saying(root, "burst", "overflow"):
         if topic.get("rate") != 0:
             continue
         for key in ("burst", "overflow"):
@@ -344,7 +344,7 @@ def _rule_rates(root: Table, faults: Faults) -> None:
 
 
 def _rule_journal(root: Table, faults: Faults) -> None:
-    for topic in _tables(root, "topic"):
+    for topic in _saying(root, "journal", "journal_bytes", "retain"):
         events, size = topic.get("journal"), topic.get("journal_bytes")
         if events is None or size is None or not (events or size or topic.get("retain")):
             continue
@@ -363,7 +363,7 @@ def _rule_journal(root: Table, faults: Faults) -> None:
 
 
 def _rule_repair(root: Table, faults: Faults) -> None:
-    for topic in _tables(root, "topic"):
+    for topic in _saying(root, "repair", "redeliver"):
         for key in ("repair", "redeliver"):
             if not topic.get(key):
                 continue
@@ -378,7 +378,7 @@ def _rule_repair(root: Table, faults: Faults) -> None:
 def _rule_foreign(root: Table, faults: Faults) -> None:
     broker = root.get("broker")
     own = {broker.get(key): broker.at(key) for key in ("data_port", "control_port")}
-    for topic in _tables(root, "topic"):
+    for topic in _saying(root, "ports", "framing"):
         ports, framing = _sound(topic, "ports"), topic.get("framing")
         if not ports and framing is not Framing.FOREIGN:
             continue
@@ -402,7 +402,7 @@ def _rule_foreign(root: Table, faults: Faults) -> None:
 
 def _rule_topics(root: Table, faults: Faults) -> None:
     taken: dict[int, Table] = {}
-    for topic in _tables(root, "topic"):
+    for topic in _saying(root, "ports"):
         for port in _sound(topic, "ports"):
             if taken.setdefault(port, topic) is not topic:
                 has = f"names {port}, as {taken[port].at('ports')} does"
@@ -426,7 +426,7 @@ def _rule_clients(root: Table, faults: Faults) -> None:
 
 
 def _rule_members(root: Table, faults: Faults) -> None:
-    foreign = {port for topic in _tables(root, "topic") for port in _sound(topic, "ports")}
+    foreign = {port for topic in _saying(root, "ports") for port in _sound(topic, "ports")}
     own = _own_endpoints(root.get("broker"), foreign)
     listen = _sound(root.get("broker"), "listen")
     for topic in _tables(root, "topic"):
@@ -527,6 +527,11 @@ def _tables(table: Table, key: str) -> Sequence[Table]:
     """The tables of a list, sound or not."""
     tables: tuple[Table, ...] = table.get(key) or ()
     return tables
+
+
+def _saying(root: Table, *keys: str) -> Iterator[Table]:
+    """The topics that say anything by these keys; of all others what these hold is sound."""
+    return (topic for topic in _tables(root, "topic") if topic.says(*keys))
 
 
 def _build(root: Table) -> BrokerConfig:
