@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tempos import Group, Path, PathChoice, PathPolicy, Route, Topic
@@ -298,68 +298,84 @@ class Routes:
     async def resume(self, *topics: int) -> None:
         """Take up topics where the former life left them, as far as that is known; each gets its route."""
         with self._registry.same_sources():
-            known = dict(zip(topics, await asyncio.gather(*map(self._take_up, topics)), strict=True))
+            adopted, known = self._fast.adopted(), dict(zip(topics, map(self._recall, topics), strict=True))
+            there = {topic: memory for topic, memory in known.items() if memory is not None}
+            former = [topic for topic in topics if topic in there or topic in adopted]
+            await asyncio.gather(*(self._take_up(topic, there.get(topic)) for topic in former))
             # Counters are read in one go: calls by the thousand beside threads of the kernel's take seconds.
-            self._past.recount({topic: memory for topic, memory in known.items() if memory is not None})
-            self._past.begin_anew(*(topic for topic, memory in known.items() if memory is None))
-            await asyncio.gather(*(self._give_route(topic, memory) for topic, memory in known.items()))
+            self._past.recount(there)
+            self._past.begin_anew(*(topic for topic in topics if topic not in there))
+            for topic in topics:
+                self._let_in(topic, known=topic in there)
+            await asyncio.gather(*(self.swap(topic) for topic in topics if self.is_due(topic)))
 
-    async def _take_up(self, topic: int) -> Remembered | None:
-        """Take up account, members and, where that is in force still, the route; what is remembered of it."""
+    def _recall(self, topic: int) -> Remembered | None:
+        """Take up a topic's account and members, as far as they are known; its route is nobody's yet."""
         state, past = self.states[topic], self._past
-        epoch = past.epoch(topic)
-        adopted = self._fast.adopted().get(topic, 0)
+        # Also behind those of lives that left no more than a journal: its places are found by epochs.
+        epoch = max(past.epoch(topic), self._slow.journals.latest(topic))
+        state.route = Route(state.route.topic, epoch, ())
         memory = past.recall(state.route.topic)
         if memory is not None:
             past.restore_members(topic, memory)
+        elif self._redelivery is not None:
+            self._redelivery.begun(topic, 0)
+        return memory
+
+    async def _take_up(self, topic: int, memory: Remembered | None) -> None:
+        """Take up the route where it is in force still, or its epoch may be."""
+        state, past = self.states[topic], self._past
+        adopted = self._fast.adopted().get(topic, 0)
         known = self._ledger.open_epochs(topic)
         if adopted and not past.owns_adopted:
             log.warning("topic %s: what the kernel's route rests on is lost; it is replaced", state)
             await self._fast.withdraw(topic)
             adopted = 0
         if memory is not None and past.continued and known and (not adopted or adopted in known):
-            past.fetch(topic)
-            route, same = past.former_route(state.route.topic, memory)
-            for each in known:
-                stored = tuple(Group(name, ()) for name, _ in self._ledger.route(topic, each))
-                past.counting.opened(replace(route, epoch=each, groups=stored))
-            self._slow.journals.begin(topic, route.epoch, 0)
-            self._slow.journals.joined(topic, route.epoch, self._registry.holders(topic), before=True)
-            if self._repairs is not None:
-                self._repairs.opened(route, self._ledger.route(topic, route.epoch))
-            if self._redelivery is not None:
-                for each, groups in known.items():
-                    holders = self._ledger.route(topic, each)
-                    self._redelivery.opened(replace(route, epoch=each), holders)
-                    if each != route.epoch:
-                        self._redelivery.closed(topic, each, groups)
-                self._redelivery.begun(topic, route.epoch)
-            self._chosen(state, await self._install(state, route))
-            await self._slow.swap(route)
-            self._enter(state, route, state.route.groups, route.groups)
-            # A swap that was under way is finished by this.
-            past.close_old(topic, route.epoch)
-            state.version = self._registry.version(topic) if same else 0
-            self._ledger.in_force(topic, time.monotonic())
-            self._registry.holdings.in_force(topic, self._registry.holders(topic) if same else ())
-            return memory
+            await self._go_on(state, memory, known)
+            return
         if adopted:
             log.warning("topic %s: the kernel's route is of an unknown epoch; it is replaced", state)
             await self._fast.withdraw(topic)
         if memory is not None:
             past.cut(topic, memory)
-        if self._redelivery is not None:
-            self._redelivery.begun(topic, 0)
-        # Also behind those of lives that left no more than a journal: its places are found by epochs.
-        state.route = Route(state.route.topic, max(epoch, self._slow.journals.latest(topic)), ())
-        return memory
+            if self._redelivery is not None:
+                self._redelivery.begun(topic, 0)
 
-    async def _give_route(self, topic: int, memory: Remembered | None) -> None:
-        # Who wants it and was none of its members: it may be new.
+    async def _go_on(self, state: TopicState, memory: Remembered, known: Mapping[int, int]) -> None:
+        """Have the former life's route in force on both paths. ``known``: open epochs, with their groups."""
+        topic, past, journals = state.route.topic.id, self._past, self._slow.journals
+        past.fetch(topic)
+        route, same = past.former_route(state.route.topic, memory)
+        holders = self._registry.holders(topic) if same or journals.keeps(topic) else ()
+        for each in known if route.topic.groups else ():
+            stored = tuple(Group(name, ()) for name, _ in self._ledger.route(topic, each))
+            past.counting.opened(replace(route, epoch=each, groups=stored))
+        if journals.keeps(topic):
+            journals.begin(topic, route.epoch, 0)
+            journals.joined(topic, route.epoch, holders, before=True)
+        if self._repairs is not None:
+            self._repairs.opened(route, self._ledger.route(topic, route.epoch))
+        if self._redelivery is not None and self._redelivery.concerns(route.topic):
+            for each, groups in known.items():
+                self._redelivery.opened(replace(route, epoch=each), self._ledger.route(topic, each))
+                if each != route.epoch:
+                    self._redelivery.closed(topic, each, groups)
+            self._redelivery.begun(topic, route.epoch)
+        self._chosen(state, await self._install(state, route))
+        await self._slow.swap(route)
+        self._enter(state, route, state.route.groups, route.groups)
+        # A swap that was under way is finished by this.
+        past.close_old(topic, route.epoch)
+        state.version = self._registry.version(topic) if same else 0
+        self._ledger.in_force(topic, time.monotonic())
+        self._registry.holdings.in_force(topic, holders if same else ())
+
+    def _let_in(self, topic: int, *, known: bool) -> None:
+        """Who wants a topic and was none of its members: it may be new."""
         present = self.states[topic].route.topic
-        as_it_was = memory is not None or not self._past.comes_otherwise(present)
+        as_it_was = known or not self._past.comes_otherwise(present)
         self._registry.join_all(present, time.monotonic(), known=as_it_was)
-        await self.swap(topic)
 
     def _enter(self, state: TopicState, route: Route, gone: Sequence[Group], come: Sequence[Group]) -> None:
         """Let this be the topic's route from now on; without who is ``gone``, and with who has ``come``."""

@@ -156,7 +156,7 @@ class _Reader:
                 values.pop(name, None)
                 values.update(self._read(item, name, join(path, name), key, faults))
             else:
-                # Nearly all keys of a file of thousands of tables are so: no path is made that no fault names.
+                # Nearly all keys of thousands of tables are so: no path is made that no fault names.
                 try:
                     values[name] = parsed = _parsed(item, key.holds)
                 except NotAllowed as error:

@@ -171,8 +171,11 @@ class Continuity:
             await self._fast.withdraw(topic)
         had: dict[int, int | None] = {}
         for topic in self._states:
-            with contextlib.suppress(*UNREADABLE):
-                had[topic] = kernel.get(topic) or row_in(self._stored.topics[topic])
+            row = kernel.get(topic) or self._stored.rows.get(topic)
+            if row is None:
+                with contextlib.suppress(*UNREADABLE):
+                    row = row_in(self._stored.topics[topic])
+            had[topic] = row
         for topic in sorted(self._states, key=lambda topic: (topic not in kernel, had.get(topic) is None)):
             try:
                 self._rows.give(topic, had.get(topic))
@@ -272,6 +275,9 @@ class Continuity:
         *_, epoch = self._ledger.open_epochs(topic.id)
         stored = self._ledger.route(topic.id, epoch)
         present = self._registry.groups(topic.id)
+        same = self._registry.holders(topic.id) == [(name, list(holders)) for name, holders in stored]
+        if same:
+            return Route(topic, epoch, present), True
         known = {(each.ip, each.port): Member(each.ip, each.port, source=each.source)
                  for each in memory.members}  # fmt: skip
         known |= {(member.ip, member.port): member for group in present for member in group.members}
@@ -279,8 +285,7 @@ class Continuity:
             Group(name, tuple(known.get((h.ip, h.port)) or Member(h.ip, h.port) for h in holders))
             for name, holders in stored
         )
-        same = self._registry.holders(topic.id) == [(name, list(holders)) for name, holders in stored]
-        return Route(topic, epoch, groups), same
+        return Route(topic, epoch, groups), False
 
     def close_old(self, topic: int, epoch: int) -> None:
         """Only this epoch's route is in force: the tickets of all others are final."""
@@ -397,7 +402,7 @@ class Continuity:
         # Counters that go on where they are need not be written anew: what is stored goes with them.
         await self.keeper.begin(self._unknown(), all_anew=not self.continued or self._source is not None)
         # Documents of topics take several times as much memory as what was made of them.
-        self._stored = replace(self._stored, topics={}, steps={})
+        self._stored = replace(self._stored, topics={}, steps={}, rows={})
         if self._store is not None:
             self._store.stored = self._stored
         for each in self._elsewhere:

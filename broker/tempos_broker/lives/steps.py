@@ -9,7 +9,7 @@ the topic has. What is read here was written by somebody else: whatever makes no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -96,9 +96,11 @@ def step_document(known: Known, now: Known, come: Iterable[Kept]) -> dict[str, A
 
 
 def go_on(
-    memory: Remembered, ledger: Ledger, topic: int, steps: Iterable[tuple[int, Any]], now: float
+    memory: Remembered, ledger: Ledger, topic: int, steps: Collection[tuple[int, Any]], now: float
 ) -> Remembered:
     """Take the steps since the document that ``memory`` and the restored account are of."""
+    if not steps and len(memory.members) < 2:
+        return memory
     members = {(each.ip, each.port): each for each in memory.members}
     expected = memory.steps
     for number, step in steps:

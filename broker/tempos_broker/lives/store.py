@@ -19,6 +19,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,6 +54,10 @@ _TABLES = {
 _THINGS = "SELECT CAST(kind AS BLOB), CAST(key AS BLOB), CAST(value AS BLOB) FROM thing"
 _BESIDE = ("-wal", "-shm", "-tickets", "-slow")
 _LAST_EPOCH = (1 << 32) - 1
+#: How documents end that say the row last, as most do; what ends so and is JSON says it of the topic.
+_ROW_LAST = re.compile(rb'"row": (0|[1-9][0-9]{0,4})\}\Z')
+#: Without looking for what else than UTF-8 it may be in.
+_DECODE = json.JSONDecoder().decode
 _T = TypeVar("_T")
 
 
@@ -61,7 +66,8 @@ class Stored:
     """What a former life left: ``broker`` holds its own values, ``topics`` a document per topic id.
 
     ``steps``: since the document, by topic id, the oldest first: number and document. ``things``: by kind and
-    key. All are JSON values of any type; whoever takes them up looks at what they are.
+    key. All are JSON values of any type; whoever takes them up looks at what they are. ``rows``: the topic's
+    row by its document, where that is known without reading all of it.
     """
 
     broker: Mapping[str, Any] = field(default_factory=dict)
@@ -69,6 +75,7 @@ class Stored:
     epochs: Mapping[int, int] = field(default_factory=dict)
     steps: Mapping[int, Sequence[tuple[int, Any]]] = field(default_factory=dict)
     things: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rows: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,6 +305,7 @@ def _read(database: sqlite3.Connection) -> Stored:
     # As bytes: SQLite keeps what it is given, whatever the column is said to hold.
     broker, epochs = {}, {}
     topics: dict[int, bytes] = {}
+    rows: dict[int, int] = {}
     steps: dict[int, list[tuple[int, Any]]] = {}
     things: dict[str, dict[str, Any]] = {}
     for key, value in database.execute("SELECT CAST(key AS BLOB), CAST(value AS BLOB) FROM broker"):
@@ -305,6 +313,8 @@ def _read(database: sqlite3.Connection) -> Stored:
     for id_, epoch, document in database.execute("SELECT id, epoch, CAST(document AS BLOB) FROM topic"):
         epochs[id_] = _epoch(id_, epoch)
         topics[id_] = document
+        if (last := _ROW_LAST.search(document, max(0, len(document) - 16))) is not None:
+            rows[id_] = int(last[1])
     for id_, number, epoch, document in database.execute(
         "SELECT topic, number, epoch, CAST(document AS BLOB) FROM step ORDER BY topic, number"
     ):
@@ -314,7 +324,7 @@ def _read(database: sqlite3.Connection) -> Stored:
         steps.setdefault(id_, []).append((number, _value(document)))
     for kind, key, value in database.execute(_THINGS):
         things.setdefault(kind.decode(errors="replace"), {})[key.decode(errors="replace")] = _value(value)
-    return Stored(broker, _Documents(topics), epochs, steps, things)
+    return Stored(broker, _Documents(topics), epochs, steps, things, rows)
 
 
 def _bring_forward(database: sqlite3.Connection) -> None:
@@ -347,7 +357,7 @@ def _epoch(topic: Any, epoch: Any) -> int:
 def _value(text: bytes) -> Any:
     """A JSON value, or None for what is none."""
     try:
-        return json.loads(text)
+        return _DECODE(text.decode(errors="surrogatepass"))
     except (ValueError, RecursionError):
         return None
 

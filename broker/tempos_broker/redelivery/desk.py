@@ -115,6 +115,10 @@ class Redelivery:
             else:
                 owed.changed = False
 
+    def concerns(self, topic: Topic) -> bool:
+        """Whether anything of a topic is handed out again, or was."""
+        return topic.redeliver or topic.id in self._topics
+
     def opened(self, route: Route, holders: Sequence[tuple[str, Sequence[Holder]]]) -> None:
         """A route is about to be in force, or is again; its epoch is in the journal."""
         topic = route.topic
