@@ -32,6 +32,7 @@ from tempos.histogram import Latency
 from tempos.model import Volume
 from tempos_bpf.errors import BpfError
 from tempos_fastpath.drops import Drops
+from tempos_fastpath.following import Follower
 from tempos_fastpath.journals import KernelJournals
 from tempos_fastpath.layout import decode_counters, decode_latency, decode_volumes, lost_copies
 from tempos_fastpath.network.changes import ChangeTrigger
@@ -134,13 +135,13 @@ class Offload:
         self._no_answer = Remark(_log, "the kernel is asked of new sources again")
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
         self._reading = asyncio.Lock()
-        self._mending: asyncio.Future[bool] | None = None
+        self._follower = Follower(self._follow, self._followed)
         self._closed = False
         self._changed = Bell()
         #: Whether more than neighbours may have changed since the last look.
         self._more_changed = False
-        #: Whether programs may not go by the network as it is yet.
-        self._following = False
+        #: Whether what has changed may not have been read yet.
+        self._unread = False
         self._trigger = ChangeTrigger(
             self._on_network, feature_group, lambda *it: self._facts.knows(*it) and not self._reading.locked()
         )
@@ -169,6 +170,7 @@ class Offload:
         self._note += taken.note
         self._lost = self._drops.refusals() if self._drops is not None else {}
         self._unseen = self._resources.unseen(self._facts)
+        self._follower.begin()
         self._watcher = asyncio.create_task(self._watch(), name="tempos-fastpath-watch")
 
     @property
@@ -219,7 +221,8 @@ class Offload:
         mode = "generic" if "generic" in modes else "native"
         _, beyond = served_now(self._resources.entrances.listen, self._facts)
         note = f"{beyond}{self._note}{self._programs.note}"
-        more = self._lacks, self._firewall.passed_by, self._following
+        following = self._unread or self._follower.is_behind
+        more = self._lacks, self._firewall.passed_by, following
         return FastPathStatus(mode, f"{reason}{note}", interfaces, *more)
 
     def rows(self) -> Mapping[int, int]:
@@ -360,8 +363,7 @@ class Offload:
             if self._watcher is not None:
                 self._watcher.cancel()
                 await asyncio.wait([self._watcher])
-            if self._mending is not None:
-                await asyncio.wait([self._mending])
+            await self._follower.close()
             for lock in list(self._locks.values()):
                 async with lock:  # an update under way still needs the maps
                     pass
@@ -416,16 +418,14 @@ class Offload:
                 # Other topics' routes rest on it, too, and of what is known by now no event is heard.
                 self._on_network(True)
 
-    async def _look_at_neighbours(self) -> bool:
-        """Whether any of them has another MAC now, or none, or one at last."""
+    async def _look_at_neighbours(self) -> None:
+        """Read anew which MAC each has, if any."""
         async with self._reading:
-            before = self._facts
-            self._facts = await self._in_thread(read_neighbours, before)
-            return self._facts is not before
+            self._facts = await self._in_thread(read_neighbours, self._facts)
 
     def _on_network(self, more: bool) -> None:
         self._more_changed |= more
-        self._following |= more
+        self._unread |= more
         self._ask_anew |= more
         self._changed.set()
 
@@ -442,16 +442,20 @@ class Offload:
         for ifindex in refused:
             del self._refused[ifindex]
 
-    async def _mend(self) -> bool:
-        """See to interfaces that went away or came back; whether any did."""
-        # Shielded: what it attaches must be known to whoever closes, so it comes to its end first.
-        self._mending = asyncio.ensure_future(self._in_thread(self._mend_now, self._facts))
-        return await asyncio.shield(self._mending)
+    async def _follow(self) -> bool:
+        return await self._in_thread(self._follow_now, self._facts)
 
-    def _mend_now(self, facts: Facts) -> bool:
+    def _followed(self, changed: bool) -> None:
+        unseen, self._unseen = self._unseen, self._resources.unseen(self._facts)
+        if changed:
+            self._no_clone = ""
+        if changed or self._outdated() or unseen != self._unseen:
+            self._tell()
+
+    def _follow_now(self, facts: Facts) -> bool:
+        """See to interfaces that went away or came back, and to addresses; whether any did."""
         changed = self._resources.follow(facts)
         self._resources.pin_late(self._drops)
-        self._kernel.mend(facts.interfaces.keys())
         if changed:
             self._ownership.tell(self._programs.interfaces)
             if self._drops is not None:
@@ -468,12 +472,13 @@ class Offload:
             self._changed.clear()
             try:
                 if event and not self._needs_whole_look():
-                    if await self._look_at_neighbours() and self._outdated():
-                        self._tell()
+                    await self._look_at_neighbours()
                 else:
                     await self._look_at_all(first_resolve=not event)
+                # Also where nothing is new: a route may have been on its way by what was known before.
+                if self._outdated():
+                    self._tell()
                 self._trouble.gone()
-                self._following = self._more_changed
             except Unavailable as error:
                 self._trouble(
                     f"the fast path's routes stay as they are until the next look: {one_line(error)}"
@@ -490,16 +495,12 @@ class Offload:
         if first_resolve:
             await self._resolve(self._wanted.neighbours(self._facts))
         await self._look()
+        self._follower.due()
+        self._unread = self._more_changed
+        await self._in_thread(self._kernel.mend, self._facts.interfaces.keys())
         if self._outdated():
-            # At once: what leaves by what is gone is lost, and to load programs takes its time.
             self._tell()
         await self._in_thread(self._firewall.look)
-        mended, unseen = await self._mend(), self._unseen
-        self._unseen = self._resources.unseen(self._facts)
-        if mended:
-            self._no_clone = ""
-        if mended or self._outdated() or unseen != self._unseen:
-            self._tell()
 
     async def _until_something(self) -> None:
         """Wait for a change, for something that programs have noticed, or until it is time."""

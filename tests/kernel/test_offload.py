@@ -177,6 +177,49 @@ def test_of_an_interface_that_is_gone_is_told_before_programs_are_seen_to(
     in_broker(topology, scenario)
 
 
+def test_routes_follow_the_network_while_programs_are_seen_to(
+    topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What changes once often changes again: a link that is down and up while programs are loaded."""
+    seeing, go_on = threading.Event(), threading.Event()
+    follow = Resources.follow
+
+    def slowly(self: Resources, facts: Facts) -> bool:
+        seeing.set()
+        assert go_on.wait(LIMIT)
+        return follow(self, facts)
+
+    async def change(command: str) -> None:
+        await asyncio.to_thread(subprocess.run, ("ip", *command.split()), check=True)
+
+    async def scenario(offload: Offload) -> None:
+        watched = Watched(offload, route(Member(C, 5000)))
+        await watched.until(Path.FAST)
+        while offload.status().following:
+            await asyncio.sleep(0.001)
+        monkeypatch.setattr(Resources, "follow", slowly)
+        try:
+            await change("address add 10.0.1.77/32 dev eth0")
+            assert await asyncio.to_thread(seeing.wait, LIMIT)
+            watched.forget()
+            await change(f"neigh replace {C} lladdr 02:00:00:00:00:77 dev eth1")
+            await watched.told()
+            await watched.until(Path.FAST)
+            await change("link set eth1 down")
+            await watched.until(Path.FAST, f"left out: they cannot be reached (member {C}:5000: ")
+            await change("link set eth1 up")
+            await watched.until(Path.FAST)
+            assert offload.status().following
+            assert "10.0.1.77" not in offload._programs.listen
+        finally:
+            go_on.set()
+        while offload.status().following:
+            await asyncio.sleep(0.001)
+        assert "10.0.1.77" in offload._programs.listen
+
+    in_broker(topology, scenario)
+
+
 @pytest.mark.parametrize("mode", ["auto", "native", "generic"])
 def test_an_event_crosses_and_all_is_detached_at_the_end(topology: Topology, mode: str) -> None:
     real = "native" if mode == "auto" else mode
