@@ -1,8 +1,8 @@
 """Has programs go by the network as it is, beside the looks at it.
 
 To load programs takes its time, and a network that changes once often changes again at once. So looks, and
-the routes that go by them, do not wait for it: what leaves by what is gone is lost. One attempt at a time, each
-by the facts of when it begins; what becomes due meanwhile is seen to after it.
+the routes that go by them, do not wait for it: what leaves by what is gone is lost. One attempt at a time,
+each by the facts of when it begins; what becomes due meanwhile is seen to after it.
 """
 
 from __future__ import annotations

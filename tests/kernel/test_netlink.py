@@ -139,7 +139,7 @@ def test_interfaces_and_addresses_are_those_that_the_kernel_has(node: Node) -> N
                  each.get("link_netnsid") is not None, each.get("master") or 0,
                  (data := info(each, "data")) is not None and bool(data.get("br_vlan_filtering")),
                  info(each, "slave_kind") == "bridge" and info(each, "slave_data").get("brport_state") != 3,
-                 ())
+                 (), each.get("carrier_changes"))
                 for each in netlink.get_links()
             ]  # fmt: skip
             addresses = [(each.get("local") or each.get("address"), each["index"], each["prefixlen"])

@@ -115,6 +115,16 @@ def test_who_refused_events_while_it_was_down_is_believed_once_it_is_up() -> Non
     assert lab.look() == YES
 
 
+def test_who_refused_events_and_was_down_in_between_is_believed_until_it_refuses_more() -> None:
+    """A look that comes late finds it up again, and what was lost while it was down."""
+    lab = Lab(YES)
+    lab.told(True)
+    assert lab.look() == YES
+    lab.egress = replace(lab.egress, flaps=lab.egress.flaps + 2)
+    assert lab.look("ENXIO") == YES
+    assert lab.look("ENXIO") == Verdict(False, "it refused frames (ENXIO)")
+
+
 def test_who_takes_trials_and_no_events_waits_longer_each_time() -> None:
     lab = Lab(YES)
     lab.told(True)

@@ -43,7 +43,7 @@ class Interface:
     none. ``strips_tags``: its driver takes VLAN tags off frames (``ethtool -k``: rx-vlan-offload).
     ``loopback``: no frame comes in by it from elsewhere. ``separates``: a bridge that keeps VLANs apart
     (`vlan_filtering`). ``shut``: a port that its bridge does not forward from now, or that its bond keeps in
-    reserve: what comes in by it is dropped.
+    reserve: what comes in by it is dropped. ``flaps``: how often it has lost its carrier or found it.
     """
 
     index: int
@@ -61,6 +61,7 @@ class Interface:
     loopback: bool = False
     separates: bool = False
     shut: bool = False
+    flaps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,7 @@ _INFO_DATA, _INFO_PORT_KIND, _INFO_PORT_DATA = 2, 4, 5
 _BRIDGE_VLAN_FILTERING, _BRIDGE_PORT_STATE, _BOND_PORT_STATE = 7, 1, 1
 #: Of an HSR device its two ports and, from Linux 6.10 on, the one towards another ring.
 _HSR_PORTS = (1, 2, 8)
+_CARRIER_CHANGES = 35
 _FORWARDING, _IN_RESERVE = 3, 1
 _ADDR_ADDRESS, _ADDR_LOCAL = 1, 2
 _NETCONF_IFINDEX, _NETCONF_RP_FILTER, _NETCONF_ALL = 1, 3, -1
@@ -133,7 +134,8 @@ class Link:
 
     ``on``: the index of what it stands on, which another namespace has where ``elsewhere``. ``separates``: a
     bridge that keeps VLANs apart. ``shut``: what it is a port of takes nothing from it now. ``rings``: the
-    indices of its ports, which do not say so themselves (HSR, PRP).
+    indices of its ports, which do not say so themselves (HSR, PRP). ``flaps``: how often it has lost its
+    carrier or found it.
     """
 
     index: int
@@ -149,6 +151,7 @@ class Link:
     separates: bool = False
     shut: bool = False
     rings: tuple[int, ...] = ()
+    flaps: int = 0
 
 
 class Netlink:
@@ -448,6 +451,7 @@ def _link(payload: bytes) -> Link:
         separates=kind == "bridge" and bool(number(data.get(_BRIDGE_VLAN_FILTERING))),
         shut=_is_shut(_text(info.get(_INFO_PORT_KIND, b"")), info.get(_INFO_PORT_DATA, b"")),
         rings=tuple(number(data[each]) for each in _HSR_PORTS if each in data) if kind == "hsr" else (),
+        flaps=number(found.get(_CARRIER_CHANGES)),
     )
 
 

@@ -164,6 +164,7 @@ def _interface(link: Link, redirects: Mapping[int, bool], rings: Mapping[int, in
         loopback=bool(link.flags & _IFF_LOOPBACK),
         separates=link.separates,
         shut=link.shut,
+        flaps=link.flaps,
     )
 
 

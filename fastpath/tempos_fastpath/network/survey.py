@@ -84,8 +84,9 @@ class Survey:
         now = self._clock()
         for ifindex, error in refused.items():
             interface = facts.interfaces.get(ifindex)
-            # That one is down is no reason to doubt it once it is up.
-            if interface is not None and interface.up:
+            # That one is down, or was in between, is no reason to doubt it once it is up.
+            seen = self._seen.get(ifindex, interface)
+            if interface is not None and interface.up and seen is not None and seen.flaps == interface.flaps:
                 self._doubt(ifindex, error, now)
         self._forget_all_but(facts)
         if not native:
