@@ -32,12 +32,12 @@ from tempos.histogram import Latency
 from tempos.model import Volume
 from tempos_bpf.errors import BpfError
 from tempos_fastpath.drops import Drops
-from tempos_fastpath.following import Follower
 from tempos_fastpath.journals import KernelJournals
 from tempos_fastpath.layout import decode_counters, decode_latency, decode_volumes, lost_copies
 from tempos_fastpath.network.changes import ChangeTrigger
 from tempos_fastpath.network.facts import Destination, Facts
 from tempos_fastpath.network.firewall import Firewall
+from tempos_fastpath.network.following import Follower
 from tempos_fastpath.network.ipsec import guarded
 from tempos_fastpath.network.reading import read_neighbours, resolve_neighbours
 from tempos_fastpath.network.targets import served_now
