@@ -273,6 +273,8 @@ async def _start(
         await server.start()
     if feed is not None:
         feed.begin()
+    # First of all as it stops: who asked for a reload waits with a request, and with a thread.
+    stack.callback(reread.close)
     return broker, where, rereading
 
 

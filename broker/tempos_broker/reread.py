@@ -10,7 +10,7 @@ from pathlib import Path
 from tempos import ConfigError
 from tempos_broker.account.changes import Kind
 from tempos_broker.broker import Broker
-from tempos_broker.config.apart import load_apart
+from tempos_broker.config.apart import Apart
 from tempos_broker.reader import Read
 from tempos_daemon import toml
 from tempos_daemon.files import read_start
@@ -23,6 +23,7 @@ class Reread:
         self._broker = broker
         self._file = file
         self._read = read
+        self._apart = Apart()
 
     async def reload(self) -> Sequence[str]:
         """What changed, a line each; raises :class:`ConfigError` or :class:`Unavailable`."""
@@ -30,7 +31,7 @@ class Reread:
             raise ConfigError(["this broker was not started from a file"])
         try:
             config = await asyncio.get_running_loop().run_in_executor(
-                None, load_apart, self._file, self._read
+                None, self._apart.load, self._file, self._read
             )
             return await self._broker.reload(config)
         except ConfigError as error:
@@ -38,6 +39,10 @@ class Reread:
             text = f"not reloaded: {'; '.join(error.problems)}"
             self._broker.changes.note(Kind.RELOAD, logging.WARNING, text)
             raise
+
+    def close(self) -> None:
+        """Read no more; who waits for it is let go."""
+        self._apart.close()
 
     def check(self) -> None:
         """Raise :class:`ConfigError` if the file could not be read again; what is in it is known."""

@@ -39,10 +39,11 @@ class Rereading:
     async def close(self) -> None:
         """Begin no more, and end one that takes long."""
         self._again = False
-        if self._task is not None:
-            await asyncio.wait({self._task}, timeout=PATIENCE)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        # One that comes to its end meanwhile is forgotten as it does.
+        if (task := self._task) is not None:
+            await asyncio.wait({task}, timeout=PATIENCE)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _all(self) -> None:
         try:

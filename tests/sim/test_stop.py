@@ -32,6 +32,12 @@ SLACK = 2.0
 ROOM = 5000 if os.geteuid() == 0 else 200
 
 
+#: Enough to be checked by a process of its own, for about a second.
+MANY = "[limits]\ntopics = 9000\n" + "".join(
+    f'[[topic]]\nid = {id_}\nname = "many/{id_}"\n' for id_ in range(1000, 9000)
+)
+
+
 class Machine:
     """Where a broker is started, ready or not."""
 
@@ -258,3 +264,16 @@ def test_a_worker_that_answers_nothing_holds_nobody_up(machine: Machine) -> None
         os.kill(worker, signal.SIGSTOP)
         assert machine.stopped(process) < STOP_WITHIN
     assert not Path(f"/proc/{worker}").exists()
+
+
+def test_a_stop_waits_for_no_large_configuration_and_leaves_no_process_that_reads_it(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    with machine.broker() as process:
+        machine.ready(process)
+        machine.configure(MANY)
+        process.send_signal(signal.SIGHUP)
+        until(lambda: bool(descendants(process.pid)))
+        readers = descendants(process.pid)
+        machine.stopped(process)
+        assert not still_alive(readers, 0.5)
+        assert "Traceback" not in machine.log.read_text()

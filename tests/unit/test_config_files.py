@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from support.waiting import LIMIT, until
 
 from tempos import DATA_PORT, ConfigError, Framing, Quality, Topic, Unavailable
 from tempos_broker.config import (
@@ -262,14 +265,35 @@ def test_a_process_of_its_own_reads_the_same_faults_included(tmp_path: Path) -> 
     key = f'[[client]]\nid = "c"\nkey = "{"0f" * 32}"\npublish = ["*"]\n'
     for text in (named + member + key, key, "", THESIS):
         file.write_text(text, encoding="utf-8")
-        assert apart.load_apart(file, read_start, large=0) == load(file)
+        assert apart.Apart().load(file, read_start, large=0) == load(file)
     for text in ('[[topic]]\nid = 255\nname = ""\n', "]", "\ufeff["):
         file.write_text(text, encoding="utf-8")
         with pytest.raises(ConfigError) as expected:
             load(file)
         with pytest.raises(ConfigError) as refused:
-            apart.load_apart(file, read_start, large=0)
+            apart.Apart().load(file, read_start, large=0)
         assert refused.value.problems == expected.value.problems
+
+
+def test_one_that_is_closed_ends_the_process_and_reads_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, sleeper = tmp_path / "broker.toml", tmp_path / "sleeper"
+    file.write_text(THESIS)
+    sleeper.write_text("#!/bin/sh\nexec sleep 600\n")
+    sleeper.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(sleeper))
+    reader = apart.Apart()
+    with ThreadPoolExecutor(1) as beside:
+        loading = beside.submit(reader.load, file, read_start, large=0)
+        until(lambda: bool(reader._running))
+        (process,) = reader._running
+        reader.close()
+        with pytest.raises(Unavailable, match="is read no more: the broker stops"):
+            loading.result(LIMIT)
+    assert process.poll() == -signal.SIGKILL
+    with pytest.raises(Unavailable, match="is read no more: the broker stops"):
+        reader.load(file, read_start, large=0)
 
 
 def test_a_process_that_cannot_be_had_or_ends_is_no_end_of_the_broker(
@@ -278,7 +302,7 @@ def test_a_process_that_cannot_be_had_or_ends_is_no_end_of_the_broker(
     file = tmp_path / "broker.toml"
     file.write_text(THESIS)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
-    assert apart.load_apart(file, read_start, large=0) == load(file)
+    assert apart.Apart().load(file, read_start, large=0) == load(file)
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(Unavailable, match=r"the process that checks it did not: .*exit status 1"):
-        apart.load_apart(file, read_start, large=0)
+        apart.Apart().load(file, read_start, large=0)

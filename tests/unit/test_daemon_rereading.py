@@ -70,3 +70,20 @@ async def test_what_fails_is_told_and_the_next_signal_is_heard(
     rereading.on_signal()
     await asyncio.wait_for(called.wait(), LIMIT)
     await rereading.close()
+
+
+async def test_one_that_comes_to_its_end_while_it_is_waited_for_is_no_fault_of_the_stop() -> None:
+    called, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def reload() -> Sequence[str]:
+        called.set()
+        await goes_on.wait()
+        return []
+
+    rereading = Rereading(reload)
+    rereading.on_signal()
+    await asyncio.wait_for(called.wait(), LIMIT)
+    closing = asyncio.create_task(rereading.close())
+    await asyncio.sleep(0)
+    goes_on.set()
+    await asyncio.wait_for(closing, LIMIT)

@@ -12,6 +12,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,33 +35,68 @@ PIECE = 256
 NICE = 10
 
 
-def load_apart(path: Path, read: Callable[[Path], bytes], *, large: int = LARGE) -> BrokerConfig:
-    """As :func:`.load.load` gives it, on a thread. Raises :class:`Unavailable`, too: the process ended."""
-    text = toml.read_text(path, read)
-    if len(text) < large:
-        return parse(text, str(path))
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", __name__, str(path)],
-            input=text.encode(),
-            stdout=subprocess.PIPE,
-            timeout=PATIENCE,
-            check=True,
-            **alike(),
-        )
-    except subprocess.SubprocessError as error:
-        raise Unavailable(f"{path}: the process that checks it did not: {error}") from error
-    except OSError:
-        # No process is to be had; it takes longer then.
-        return parse(text, str(path))
-    stream = io.BytesIO(done.stdout)
-    config: BrokerConfig | ConfigError | Unavailable = _piece(stream)
-    if not isinstance(config, BrokerConfig):
-        raise config
-    topics: list[TopicConfig] = []
-    while stream.tell() < len(done.stdout):
-        topics += _piece(stream)
-    return replace(config, topics=tuple(topics))
+class Apart:
+    """Reads configurations, until it is closed: a broker that stops waits for none, and leaves no process."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._changing = threading.Lock()
+        self._closed = False
+
+    def load(self, path: Path, read: Callable[[Path], bytes], *, large: int = LARGE) -> BrokerConfig:
+        """As :func:`.load.load` gives it, on a thread. Raises :class:`Unavailable`, too: nobody checks it."""
+        text = toml.read_text(path, read)
+        if len(text) < large:
+            return parse(text, str(path))
+        try:
+            found = self._checked(path, text.encode())
+        except subprocess.SubprocessError as error:
+            raise Unavailable(f"{path}: the process that checks it did not: {error}") from error
+        except OSError:
+            # No process is to be had; it takes longer then.
+            return parse(text, str(path))
+        stream = io.BytesIO(found)
+        config: BrokerConfig | ConfigError | Unavailable = _piece(stream)
+        if not isinstance(config, BrokerConfig):
+            raise config
+        topics: list[TopicConfig] = []
+        while stream.tell() < len(found):
+            self._unless_closed(path)
+            topics += _piece(stream)
+        return replace(config, topics=tuple(topics))
+
+    def close(self) -> None:
+        """End what is under way; nothing is read any more."""
+        with self._changing:
+            self._closed = True
+            for process in self._running:
+                process.kill()
+
+    def _checked(self, path: Path, text: bytes) -> bytes:
+        """What the process says."""
+        command = [sys.executable, "-m", __name__, str(path)]
+        with self._changing:
+            self._unless_closed(path)
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **alike())
+            self._running.add(process)
+        try:
+            with process:
+                try:
+                    found: bytes = process.communicate(text, PATIENCE)[0]
+                except BaseException:
+                    process.kill()
+                    raise
+        finally:
+            with self._changing:
+                self._running.discard(process)
+        self._unless_closed(path)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, command)
+        return found
+
+    def _unless_closed(self, path: Path) -> None:
+        if self._closed:
+            raise Unavailable(f"{path} is read no more: the broker stops")
 
 
 def _piece(stream: BinaryIO) -> Any:
