@@ -363,17 +363,18 @@ def decode_request(datagram: bytes) -> Request:
     op = message.get("op")
     if not isinstance(op, str) or op not in OPERATIONS:
         raise refuse(f"operation {_show(op)}", f"known: {', '.join(OPERATIONS)}", Code.UNKNOWN_OPERATION)
-    fields: dict[str, Any] = {}
-    for field in OPERATIONS[op][1]:
-        value = message.get(field.name)
-        if value is None and not field.required:
-            fields[field.name] = None
+    known, needed = _FIELDS[op]
+    # Most requests have few of the fields that they may have.
+    given = {name: value for name, value in message.items() if name in known and value is not None}
+    fields: dict[str, Any] = {**dict.fromkeys(known), **given}
+    for name in given if given.keys() >= needed else known:
+        value, (test, allowed, row, required) = fields[name], known[name]
+        if value is None and not required:
             continue
-        test, allowed = _KINDS[field.kind]
         if not test(value):
-            raise refuse(f"{op}: {field.name} is {_show(value)}", f"allowed: {allowed}")
-        row = _ROWS.get(field.kind)
-        fields[field.name] = value if row is None else [row(*each) for each in cast("list[list[Any]]", value)]
+            raise refuse(f"{op}: {name} is {_show(value)}", f"allowed: {allowed}")
+        if row is not None:
+            fields[name] = [row(*each) for each in cast("list[list[Any]]", value)]
     return Request(request_id, op, client, fields)
 
 
@@ -463,12 +464,16 @@ def _unpack_map(datagram: bytes) -> dict[Any, Any] | None:
     return message if isinstance(message, dict) and not is_deeper(message, MAX_DEPTH) else None
 
 
+#: What decoders make of what may hold more: these very types.
+_NESTED = (dict, list)
+
+
 def is_deeper(value: object, depth: int) -> bool:
     """Whether more than ``depth`` lists and maps are in each other; found out without recursion."""
-    level = [value] if isinstance(value, (dict, list)) else []
+    level: list[Any] = [value] if type(value) in _NESTED else []
     for _ in range(depth):
-        inner = [each.values() if isinstance(each, dict) else each for each in level]
-        level = [each for values in inner for each in values if isinstance(each, (dict, list))]
+        inner = [each.values() if type(each) is dict else each for each in level]
+        level = [each for values in inner for each in values if type(each) in _NESTED]
         if not level:
             return False
     return True
@@ -564,6 +569,17 @@ _KINDS: dict[str, tuple[Callable[[object], bool], str]] = {
         f"{PROOF_BYTES} bytes that came to the data port, or none to ask for them",
     ),
     **{name: _rows(kind) for name, kind in _ROWS.items()},
+}
+
+
+#: By operation: of each field the test, what is allowed, what its rows are, whether it has to be there; and
+#: those that have to.
+_FIELDS = {
+    op: (
+        {each.name: (*_KINDS[each.kind], _ROWS.get(each.kind), each.required) for each in fields},
+        {each.name for each in fields if each.required},
+    )
+    for op, (_, fields, _) in OPERATIONS.items()
 }
 
 

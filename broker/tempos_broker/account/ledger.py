@@ -193,10 +193,8 @@ class Ledger:
 
     def members(self, topic: int, epoch: int, holder: Holder) -> int:
         """How many members the group of a holder has in an open epoch; 0 if it is in none."""
-        for _, holders in self._open(topic).get(epoch, ()):
-            if holder in holders:
-                return len(holders)
-        return 0
+        groups = self._open(topic).get(epoch, ())
+        return next((at.of for at in self._positions.find(topic, epoch, groups, None, holder)), 0)
 
     def opened(
         self, topic: int, epoch: int, groups: Iterable[tuple[str, Sequence[Holder]]], now: float

@@ -29,10 +29,12 @@ class Positions:
     def __init__(self) -> None:
         self._known: dict[int, dict[int, dict[tuple[int, Holder], int]]] = {}
 
-    def find(self, topic: int, epoch: int, groups: Groups, name: str, holder: Holder) -> Iterator[Position]:
-        """Where a holder is in the groups of this name; they are those that the epoch was opened with."""
+    def find(
+        self, topic: int, epoch: int, groups: Groups, name: str | None, holder: Holder
+    ) -> Iterator[Position]:
+        """Where a holder is in the groups of this name (None: of any), which the epoch was opened with."""
         for number, (each, holders) in enumerate(groups):
-            if each != name:
+            if name is not None and each != name:
                 continue
             if len(holders) <= _FEW:
                 index = holders.index(holder) if holder in holders else None

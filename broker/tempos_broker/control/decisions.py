@@ -66,7 +66,7 @@ class Renewed:
 
     ``since``: it is told what is new from this version on; None: of the topics that it ``asked`` about.
     ``out``: those of which it is no member any more, and why, where that is remembered. ``awaits``: it
-    asks for nothing but what is new, and there is nothing.
+    asks for nothing but what is new, and there is nothing that it has to know at once.
     """
 
     holder: Holder

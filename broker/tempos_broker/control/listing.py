@@ -118,11 +118,14 @@ class Listing:
         return told
 
     def has_news(self, holder: Holder, since: Sequence[int]) -> bool:
-        """Whether there is more to be told than of the fleet to who knows all up to a version."""
+        """Whether who knows all up to a version has come into a topic since, or went out of one.
+
+        That others did is no reason to tell it at once: of a crowd each would hear of each other's coming.
+        """
         lease = self._registry.lease_of(holder)
         if lease is None or not since or since[0] != self._life:
             return True
-        return next(lease.since(since[1]), None) is not None
+        return lease.turned > since[1]
 
     def _why(self, lease: Lease, name: str, why: str) -> tuple[str, ...]:
         """Why a lease is out of a topic; for how long, where it is kept out."""

@@ -36,6 +36,9 @@ from tempos_broker.tasks import Tasks
 
 #: Seconds after which whoever subscribes is answered, whatever is in force by then: before it asks again.
 ANSWER_BY = 0.1
+#: The same while so many are being carried out: each that is told less than all asks on, and keeps the others
+#: waiting by that. Still before anybody takes us for silent; who repeats itself meanwhile costs little.
+CROWD, CROWD_BY = 32, 0.4
 #: The same of whoever awaits nothing but the other brokers of the fleet; if it asks again, that costs little.
 LOOK_BY = 0.3
 #: Seconds after which others are, whichever broker of the fleet has not heard of it by then.
@@ -181,7 +184,8 @@ class ControlPort:
         work = asyncio.ensure_future(self._put_in_force(decision))
         try:
             # Of very many memberships whoever asked is told those that are in force by now, and asks on.
-            await asyncio.wait({work}, timeout=ANSWER_BY if isinstance(decision.answer, Listed) else None)
+            by = CROWD_BY if len(self._under_way) > CROWD else ANSWER_BY
+            await asyncio.wait({work}, timeout=by if isinstance(decision.answer, Listed) else None)
             if not work.done() or work.exception() is None:
                 self._answer(decision, reply)
             await work

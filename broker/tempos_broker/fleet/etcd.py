@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib.util
 import json
 import random
 import ssl
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +33,10 @@ from tempos_broker.fleet.registry import (
     Write,
     Written,
 )
+
+if importlib.util.find_spec("sniffio") is None:
+    # httpx asks for it with every request; to search all paths in vain takes as long as half of one.
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 #: Seconds for an answer, and without a word of a watch until it is begun anew.
 ANSWER, QUIET = 2.5, 3.5

@@ -79,6 +79,8 @@ class Lease:
     news: dict[int, int] = field(default_factory=dict)
     #: Those of them that it is out of: their names, and why.
     gone: dict[int, tuple[str, str]] = field(default_factory=dict)
+    #: When it came into one of them last, or went out of one.
+    turned: int = 0
 
     @property
     def endpoint(self) -> tuple[str, int]:
@@ -108,7 +110,8 @@ class Lease:
 
     def changed(self, topic: int, version: int) -> None:
         """There is something to be told of a topic."""
-        self.news.pop(topic, None)
+        if self.news.pop(topic, None) is None or topic in self.gone:
+            self.turned = version
         self.news[topic] = version
 
     def since(self, version: int) -> Iterator[tuple[int, int]]:
