@@ -96,8 +96,7 @@ static void sweep(struct spawn *spawn)
 		if (!pid)
 			return;
 		/* It leads a group of its own, or is in one whose other members come here in their turn. */
-		kill(-pid, SIGKILL);
-		kill(pid, SIGKILL);
+		kill_group(pid);
 		waitpid(pid, NULL, 0);
 	}
 }
@@ -191,7 +190,7 @@ static void finish(struct spawn *spawn, struct invocation *now, struct started *
 	int status = 0;
 
 	/* Before it is buried, for until then nobody else's group can have that number. */
-	kill(-started->pid, SIGKILL);
+	kill_group(started->pid);
 	while (wait4(started->pid, &status, 0, &used) < 0 && errno == EINTR)
 		;
 	close_started(started);
@@ -234,7 +233,7 @@ static int get(struct spawn *spawn, struct invocation *now, struct started *star
 		if (poll(&ended, 1, 0) == 0) {
 			well = 1;
 		} else {
-			kill(-started->pid, SIGKILL);
+			kill_group(started->pid);
 			waitpid(started->pid, NULL, 0);
 			close_started(started);
 		}
@@ -310,7 +309,7 @@ static void close_spawn(struct engine *engine)
 	while (spawn->waiting) {
 		struct started *started = &spawn->ahead[--spawn->waiting];
 
-		kill(-started->pid, SIGKILL);
+		kill_group(started->pid);
 		waitpid(started->pid, NULL, 0);
 		close_started(started);
 	}

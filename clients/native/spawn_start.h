@@ -44,6 +44,13 @@ struct failure {
 	int no_fifo;      /* why SCHED_FIFO was refused, or 0 */
 };
 
+/* Ends a program and its group, which it may have left for another one. */
+static void kill_group(pid_t pid)
+{
+	kill(-pid, SIGKILL);
+	kill(pid, SIGKILL);
+}
+
 static int limit_to(int resource, uint64_t most)
 {
 	struct rlimit limit = { .rlim_cur = most, .rlim_max = most };
@@ -191,7 +198,7 @@ static int start(const struct tempos_spawn_settings *settings, const char *const
 	started->handle = syscall(SYS_pidfd_open, started->pid, 0);
 	if (started->handle < 0) {
 		snprintf(why, room, "it cannot be watched: %s", strerror(errno));
-		kill(-started->pid, SIGKILL);
+		kill_group(started->pid);
 		waitpid(started->pid, NULL, 0);
 		close_started(started);
 		return 0;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 int main(int argc, char **argv)
 {
@@ -24,6 +25,8 @@ int main(int argc, char **argv)
 	} else if (!strncmp(body, "loop", 4)) {
 		for (volatile int on = 1; on;)
 			;
+	} else if (!strncmp(body, "sleep", 5)) {
+		sleep(600);
 	} else if (!strncmp(body, "crash", 5)) {
 		abort();
 	} else if (!strncmp(body, "env", 3)) {

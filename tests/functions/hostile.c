@@ -6,6 +6,7 @@
 #ifndef __wasm__
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #endif
 
 static int calls;
@@ -65,6 +66,8 @@ TEMPOS_FUNCTION(event, result)
 		*(volatile int *)8 = 1;
 	if (is(event, "exit"))
 		exit(0);
+	if (is(event, "sleep"))
+		sleep(600);
 #endif
 	if (is(event, "large")) {
 		result->length = result->room + 1;

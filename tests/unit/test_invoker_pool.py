@@ -366,6 +366,26 @@ def test_a_late_worker_is_killed_once_and_its_turn_counts_from_when_it_came() ->
     assert ends(pool) == [(1, ""), (2, "timeout")]
 
 
+def test_a_call_keeps_the_deadline_that_it_was_begun_with() -> None:
+    for before, after in ((TIMEOUT, 9 * TIMEOUT), (TIMEOUT, TIMEOUT / 9)):
+        pool, queue = a_pool(1)
+        pool.accept(queue, an_event(1), 0.0)
+        pool.hand_out(0.0)
+        pool.retire(1)
+        pool.timeout = after
+        pool.worker_up(2)
+        due = before + GRACE
+        assert pool.next_timer() == due
+        assert pool.late(due - 0.001) == []
+        assert pool.late(due) == [1]
+        assert pool.worker_gone(1, "was killed", due), "it was late"
+        (outcome,) = pool.outcomes()
+        assert outcome.reason == f"not done within {before:g} s: its worker was killed"
+        pool.accept(queue, an_event(2), due)
+        pool.hand_out(due)
+        assert pool.next_timer() == due + after + GRACE
+
+
 def test_what_was_only_noted_is_known_by_the_next_answer_and_by_the_notes() -> None:
     pool, queue = a_pool()
     pool.worker_up(1, notes=True)

@@ -57,9 +57,11 @@ _WORDS = {
 class _Worker:
     """A worker that has said hello. ``since``: from when the first one at its hand has run.
 
-    ``notes``: whether it can note what succeeded; ``reads``: whether it receives events itself.
+    ``timeout``: seconds for one, which a later version may have otherwise; ``notes``: whether it can note
+    what succeeded; ``reads``: whether it receives events itself.
     """
 
+    timeout: float
     notes: bool = False
     at_hand: deque[Invocation] = field(default_factory=deque)
     since: float = 0.0
@@ -67,12 +69,16 @@ class _Worker:
     retiring: bool = False
     reads: bool = False
 
+    def due(self) -> float:
+        """When the first one at its hand must be over."""
+        return self.since + self.timeout + GRACE
+
 
 class Pool:
     """Invocations of the function ``name``.
 
-    ``timeout``: seconds for one; ``random`` gives numbers from 0 to 1. Of ``workers`` it knows numbers;
-    what they are is the shell's.
+    ``timeout``: seconds for one, at workers that come up from now on; ``random`` gives numbers from 0 to 1.
+    Of workers it knows numbers; what they are is the shell's.
     """
 
     def __init__(self, name: str, timeout: float, random: Callable[[], float], now: float) -> None:
@@ -168,14 +174,14 @@ class Pool:
 
     def worker_up(self, worker: int, *, notes: bool = False) -> None:
         """A worker has said hello; ``notes``: it notes what succeeded, where nobody wants the output."""
-        self._workers[worker] = _Worker(notes)
+        self._workers[worker] = _Worker(self.timeout, notes)
         self._alone_since = None
 
-    def worker_gone(self, worker: int, why: str, now: float) -> None:
-        """A worker's process has ended; ``why`` in words."""
+    def worker_gone(self, worker: int, why: str, now: float) -> bool:
+        """A worker's process has ended; ``why`` in words. Gives whether it had to be ended as late."""
         gone = self._workers.pop(worker, None)
         if gone is None:
-            return
+            return False
         if not self._workers:
             self._alone_since = now
         for invocation in reversed(list(gone.at_hand)[1:]):
@@ -186,9 +192,10 @@ class Pool:
             ran.queue.at_hand -= 1
             ran.started_ns, ran.ended_ns = int(gone.since * 1e9), int(now * 1e9)
             if gone.killed:
-                self._tried(ran, "timeout", f"not done within {self.timeout:g} s: its worker was killed", now)
+                self._tried(ran, "timeout", f"not done within {gone.timeout:g} s: its worker was killed", now)
             else:
                 self._tried(ran, "crash", f"its worker {why}", now)
+        return gone.killed
 
     def retire(self, worker: int) -> bool:
         """Give a worker nothing more; whether it has nothing at hand, so that it can be let go now."""
@@ -396,11 +403,7 @@ class Pool:
 
     def next_timer(self) -> float | None:
         """When :meth:`late` has something to do, at the earliest."""
-        due = [
-            worker.since + self.timeout + GRACE
-            for worker in self._workers.values()
-            if worker.at_hand and not worker.killed
-        ]
+        due = [worker.due() for worker in self._workers.values() if worker.at_hand and not worker.killed]
         if self._delayed:
             due.append(self._delayed[0][0])
         if any(queue.waiting for queue in self.queues):
@@ -434,7 +437,7 @@ class Pool:
             self._end_all_waiting("no_worker", f"none could be started for {NO_WORKER_AFTER:g} s")
         late = []
         for number, worker in self._workers.items():
-            if worker.at_hand and not worker.killed and now >= worker.since + self.timeout + GRACE:
+            if worker.at_hand and not worker.killed and now >= worker.due():
                 worker.killed = True
                 late.append(number)
         return late

@@ -7,8 +7,9 @@
 
 What it raises is an error, with its last line as text and the whole of it in the log; :class:`Refused`
 says that the function will not have this event. An async function that is not done by its deadline is
-cancelled and its worker goes on; one that is not async ends with its worker. Each call is answered before
-the next one begins, so that whoever started the worker knows which one it died of.
+cancelled and its worker goes on, once what it gave to the loop's threads is over; one that is not over soon,
+or not async, ends with its worker. Each call is answered before the next one begins, so that whoever started
+the worker knows which one it died of.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,6 +57,7 @@ class PythonFunction:
         self._timeout = float(spec["timeout"])
         self._places: dict[int, tuple[str, str, str]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._threads = _Threads(thread_name_prefix="asyncio")
         self._function = _load(spec)
         self._with_context = _takes_context(self._function, spec["entry"])
         logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
@@ -137,8 +140,10 @@ class PythonFunction:
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
+            self._loop.set_default_executor(self._threads)
+        self._threads.given.clear()
         left = self._deadline(call, started) - time.monotonic()
-        return self._loop.run_until_complete(_within(result, left))
+        return self._loop.run_until_complete(_within(result, left, self._threads))
 
     def _deadline(self, call: Call, started: int) -> float:
         # Who waits in a worker behind others has its whole time from when its turn comes.
@@ -158,13 +163,29 @@ class _Late(Exception):
     """An async function was not done by its deadline."""
 
 
-async def _within(result: Any, seconds: float) -> Any:
+class _Threads(ThreadPoolExecutor):
+    """The loop's threads; ``given``: what they have of the call that runs."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.given: set[Future[Any]] = set()
+
+    def submit(self, *args: Any, **more: Any) -> Future[Any]:
+        future = super().submit(*args, **more)
+        self.given.add(future)
+        future.add_done_callback(self.given.discard)
+        return future
+
+
+async def _within(result: Any, seconds: float, threads: _Threads) -> Any:
     task = asyncio.ensure_future(result)
     done, _ = await asyncio.wait({task}, timeout=max(seconds, 0))
     if not done:
         task.cancel()
         # It may have something to put away; if it takes too long over that, the worker is killed.
         await asyncio.wait({task})
+        # A thread that goes on would be missing to the calls that follow, which would be late in their turn.
+        await asyncio.gather(*map(asyncio.wrap_future, [*threads.given]), return_exceptions=True)
         raise _Late
     return task.result()
 

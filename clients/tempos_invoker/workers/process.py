@@ -178,8 +178,10 @@ class WorkerProcess:
     def kill(self) -> None:
         """End it and all that it started, now; its end is told as ever."""
         if self.is_running:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, signal.SIGKILL)
+            # The function may have had it leave its group.
+            for end in (os.killpg, os.kill):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    end(self.pid, signal.SIGKILL)
 
     def read_now(self) -> None:
         """Take in what it has answered by now."""

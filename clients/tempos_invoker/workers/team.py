@@ -1,8 +1,9 @@
 """The workers of one function in one quality class: started, watched, replaced, given what its pool decides.
 
 Rules: a worker is in force only once it has said hello; one that ends is replaced, after a while that grows
-as long as those that follow it serve nothing; a new version's workers are ready before those of the old one
-are given nothing more. What is decided stands in :class:`~tempos_invoker.core.pool.Pool`.
+as long as those that follow it serve nothing, but soon where it was ended at its deadline; a new version's
+workers are ready before those of the old one are given nothing more. What is decided stands in
+:class:`~tempos_invoker.core.pool.Pool`.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ from tempos_invoker.workers.spec import specification
 HELLO_WITHIN, END_WITHIN = 30.0, 3.0
 #: Places (topics of steps) that workers are told; events from further ones come from nowhere.
 MOST_PLACES = 65_000
-#: Seconds until a worker is replaced: at first, and at most.
-FIRST_WAIT, LONGEST_WAIT = 0.05, 10.0
+#: Seconds until a worker is replaced: at first, and at most, half more or less. What waits must not end for
+#: want of a worker (``NO_WORKER_AFTER``) that was not even started.
+FIRST_WAIT, LONGEST_WAIT = 0.05, 5.0
 #: Seconds between two looks at what may be noted, where something waits for it.
 LOOK_EVERY = 0.01
 
@@ -447,7 +449,9 @@ class Team:
         future = self._waiting.pop(worker.number, None)
         if future is not None and not future.done():
             future.set_exception(Unfit(f"its worker {why} before it could serve{self._last_words(worker)}"))
-        self.pool.worker_gone(worker.number, why, time.monotonic())
+        if self.pool.worker_gone(worker.number, why, time.monotonic()):
+            # It could serve, and had its whole time: those that follow it are not the worse for that.
+            self._wait = FIRST_WAIT
         if self._workers.pop(worker.number, None) is not None and not self._closed:
             if worker.hello is None:
                 self._is_unfit(f"its worker {why} before it could serve{self._last_words(worker)}")
