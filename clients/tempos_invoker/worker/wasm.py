@@ -7,7 +7,8 @@ standard input and writes its result on standard output. It has no files and no 
 
 The engine is the shared library inside the package `wasmtime`; nothing of that package's Python is used.
 A module is compiled once and kept in the cache. Its memory is bounded (64 MiB where nothing is said), what
-it asks for beyond that it does not get; one that is not done by its deadline is ended.
+it asks for beyond that it does not get; one that is not done by its deadline is ended, with its worker where
+it waits in a call into the host.
 """
 
 from __future__ import annotations
