@@ -30,7 +30,7 @@ demo: $(STAMP)
 # Some hold tempos against other programs (COUNTERPARTS), some compile modules from C by clang: root gets here what that
 # needs; without it those tests are left out. Node.js for the client in TypeScript comes as a package for Python where it
 # is not there.
-COUNTERPARTS := mosquitto nats-server promtool curl chromium nft etcd etcdctl softflowd nfdump
+COUNTERPARTS := mosquitto nats-server promtool curl chromium ethtool nft etcd etcdctl softflowd nfdump
 PACKAGES     := $(patsubst etcdctl,etcd-client,$(patsubst etcd,etcd-server,$(patsubst promtool,prometheus,$(patsubst nft,nftables,$(COUNTERPARTS)))))
 # What would change the machine if it were installed (its log server, ...) is fetched, with what it needs, and lies in
 # a folder of the build; nothing of it is started but by tests.

@@ -89,6 +89,9 @@ def test_what_a_connection_was_worth(close: bool) -> None:
         other, done = acts.go()
         lines = tool.stop()
     assert not events(lines, other["pid"])
+    if not close and any("still open" in each for each in tool.start["left_out"]):
+        assert not events(lines, done["pid"])
+        return
     (row,) = events(lines, done["pid"])
     assert (row["sport"], row["tx_bytes"], row["rx_bytes"]) == (done["port"], 60_000, 100_000)
     assert row["tx_goodput_kBps"] == pytest.approx(row["tx_bytes"] / row["life_ms"])

@@ -57,7 +57,7 @@ class FakeFastPath:
         self.gate = asyncio.Event()
         self.gate.set()
         self.closed = False
-        self.changed: Callable[[], None] = lambda: None
+        self._callbacks: list[Callable[[], None]] = []
         self.counts: dict[int, dict[Reason, int]] = {}
         self.left: dict[int, int] = {}
         self.times: dict[int, Latency] = {}
@@ -129,7 +129,11 @@ class FakeFastPath:
     outlives = False
 
     def on_change(self, callback: Callable[[], None]) -> None:
-        self.changed = callback
+        self._callbacks.append(callback)
+
+    def changed(self) -> None:
+        for callback in self._callbacks:
+            callback()
 
     async def close(self, *, keep: bool = False) -> None:
         self.closed = True

@@ -486,7 +486,7 @@ def test_the_ledger_commands_exit_code_says_whether_it_balances(
         assert "known: heat, raw" in capsys.readouterr().err
         assert asked == [("/v1/ledger", "Bearer secret")] * 3
         assert main(["ledger", *told[:2]]) == 1
-        assert "needs a token" in capsys.readouterr().err
+        assert "asks for a token" in capsys.readouterr().err
         server.shutdown()
         thread.join()
 

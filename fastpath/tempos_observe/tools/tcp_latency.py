@@ -14,6 +14,7 @@ from tempos_observe.wishes import Wishes
 
 _MS = 1e6
 _WHOLE = "whole"
+_WALK = "tempos_connected"
 #: As the source has them, and what it does not tell.
 _COLUMNS = (
     Column("PID", "pid", 7, "<d"),
@@ -91,8 +92,10 @@ def _life(record: Any) -> Row:
 
 
 def _open(session: Session) -> Iterator[Row]:
-    """The connections that are still there."""
-    for record in session.iterate("tempos_connected", "tempos_connection", "openers"):
+    """The connections that are still there, where the kernel lets a program go over them."""
+    if _WALK not in session.has:
+        return
+    for record in session.iterate(_WALK, "tempos_connection", "openers"):
         yield _row(record, session)
 
 
@@ -127,7 +130,7 @@ TOOL = Tool(
             only_with=_WHOLE,
         ),
         Hook(
-            "tempos_connected",
+            _WALK,
             "iterator bpf_sk_storage_map: connections that are still open, when they are shown",
             without="connections that are still open at the end",
             only_with=_WHOLE,
