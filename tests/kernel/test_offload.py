@@ -149,30 +149,38 @@ def test_what_one_route_finds_out_about_the_network_holds_for_all(
     in_broker(topology, scenario)
 
 
+class Hold:
+    """Programs are seen to when it is said: ``seeing`` from when it begins, ``go_on`` lets it."""
+
+    def __init__(self) -> None:
+        self.seeing, self.go_on, follow = threading.Event(), threading.Event(), Resources.follow
+
+        def slowly(resources: Resources, facts: Facts) -> bool:
+            self.seeing.set()
+            assert self.go_on.wait(LIMIT)
+            return follow(resources, facts)
+
+        self.follow = slowly
+
+
 def test_of_an_interface_that_is_gone_is_told_before_programs_are_seen_to(
     topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To load them takes its time, in which what leaves there would be lost."""
-    seeing, go_on = threading.Event(), threading.Event()
-    follow = Resources.follow
-
-    def slowly(self: Resources, facts: Facts) -> bool:
-        seeing.set()
-        assert go_on.wait(LIMIT)
-        return follow(self, facts)
+    hold = Hold()
 
     async def scenario(offload: Offload) -> None:
         watched = Watched(offload, route(Member(C, 5000)))
         await watched.until(Path.FAST)
-        monkeypatch.setattr(Resources, "follow", slowly)
+        monkeypatch.setattr(Resources, "follow", hold.follow)
         watched.forget()
         try:
             await asyncio.to_thread(subprocess.run, ("ip", "link", "delete", "eth1"), check=True)
             await watched.until(Path.SLOW)
-            assert await asyncio.to_thread(seeing.wait, LIMIT)
+            assert await asyncio.to_thread(hold.seeing.wait, LIMIT)
             assert offload.status().following
         finally:
-            go_on.set()
+            hold.go_on.set()
 
     in_broker(topology, scenario)
 
@@ -181,13 +189,7 @@ def test_routes_follow_the_network_while_programs_are_seen_to(
     topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What changes once often changes again: a link that is down and up while programs are loaded."""
-    seeing, go_on = threading.Event(), threading.Event()
-    follow = Resources.follow
-
-    def slowly(self: Resources, facts: Facts) -> bool:
-        seeing.set()
-        assert go_on.wait(LIMIT)
-        return follow(self, facts)
+    hold = Hold()
 
     async def change(command: str) -> None:
         await asyncio.to_thread(subprocess.run, ("ip", *command.split()), check=True)
@@ -197,10 +199,10 @@ def test_routes_follow_the_network_while_programs_are_seen_to(
         await watched.until(Path.FAST)
         while offload.status().following:
             await asyncio.sleep(0.001)
-        monkeypatch.setattr(Resources, "follow", slowly)
+        monkeypatch.setattr(Resources, "follow", hold.follow)
         try:
             await change("address add 10.0.1.77/32 dev eth0")
-            assert await asyncio.to_thread(seeing.wait, LIMIT)
+            assert await asyncio.to_thread(hold.seeing.wait, LIMIT)
             watched.forget()
             await change(f"neigh replace {C} lladdr 02:00:00:00:00:77 dev eth1")
             await watched.told()
@@ -212,7 +214,7 @@ def test_routes_follow_the_network_while_programs_are_seen_to(
             assert offload.status().following
             assert "10.0.1.77" not in offload._programs.listen
         finally:
-            go_on.set()
+            hold.go_on.set()
         while offload.status().following:
             await asyncio.sleep(0.001)
         assert "10.0.1.77" in offload._programs.listen
