@@ -68,7 +68,7 @@ def test_what_two_lines_of_samplicator_send_twice_is_sent_once_and_told(tmp_path
     assert groups(taken_over(found)) == {
         "10.0.2.11-2000": (["10.0.2.11:2000"], ("10.0.0.0/8",), 1, True),
     }
-    assert found.left_out == ["10.0.2.11-2000-2: 10.0.2.11-2000 again, beside 10.0.2.11-2000"]
+    assert found.left_out == [f"{file}:3: 10.0.2.11-2000-2: 10.0.2.11-2000 again, beside 10.0.2.11-2000"]
     default, twice = found.remarks
     assert "2000" in default
     assert "10.0.2.11-2000" in twice
@@ -128,6 +128,57 @@ def test_servers_of_nginx_that_listen_for_datagrams_are_topics(tmp_path: Path) -
     assert (only.topic.name, [group.keep for group in only.topic.groups]) == ("syslog", [True])
 
 
+def test_what_a_broker_would_refuse_is_left_out_and_the_rest_taken_over(tmp_path: Path) -> None:
+    pytest.importorskip("crossplane")
+    file = tmp_path / "nginx.conf"
+    many = "".join(f"server 10.0.3.{each}:514;" for each in range(1, 51))
+    file.write_text(
+        "stream {\n"
+        "  server { listen 10.0.1.1:514 udp; proxy_pass 10.0.2.1:514; proxy_responses 0; }\n"
+        "  server { listen 10.0.1.2:514 udp; proxy_pass 10.0.2.2:514; proxy_responses 0; }\n"
+        "  server { listen 9998 udp; listen 162 udp; proxy_pass 10.0.2.3:162; proxy_responses 0; }\n"
+        "  server { listen 8125 udp; proxy_pass 224.0.0.1:8125; proxy_responses 0; }\n"
+        f"  upstream many {{ hash $remote_addr; {many} }}\n"
+        "  upstream heavy { hash $remote_addr; server 10.0.4.1:1 weight=70; server 10.0.4.2:1 weight=140; }\n"
+        "  upstream light { hash $remote_addr; server 10.0.5.1:1 weight=500; server 10.0.5.2:1; }\n"
+        "  server { listen 6343 udp; proxy_pass many; proxy_responses 0; }\n"
+        "  server { listen 2055 udp; proxy_pass heavy; proxy_responses 0; }\n"
+        "  server { listen 4739 udp; proxy_pass light; proxy_responses 0; }\n"
+        "}\n"
+    )
+    found = nginx.read(file, (), keep=False)
+    config = taken_over(found)
+    told = [(each.topic.name, each.topic.ports, len(each.members)) for each in config.topics]
+    assert told == [
+        ("syslog", (514,), 1),
+        ("snmp-traps", (162,), 1),
+        ("sflow", (6343,), 48),
+        ("netflow", (2055,), 2),
+        ("ipfix", (4739,), 2),
+    ]
+    assert groups(config, 3) == {"heavy": (["10.0.4.1:1", "10.0.4.2:1*2"], (), 1, False)}
+    assert groups(config, 4) == {"light": (["10.0.5.1:1*16", "10.0.5.2:1"], (), 1, False)}
+    for line, said in (
+        (3, "names 514, as syslog.ports does"),
+        (4, "port 9998: ports names 9998, as broker.data_port"),
+        (5, '224.0.0.1:8125: ip is "224.0.0.1", which is no address of one machine'),
+        (6, "10.0.3.49:514: member makes 49 members"),
+        (6, "10.0.3.50:514: member makes 49 members"),
+        (8, "weights: as near as members come to it"),
+    ):
+        assert any(each.startswith(f"{file}:{line}: ") and said in each for each in found.left_out), said
+
+
+def test_each_receiver_that_two_lines_name_is_told_and_each_reason_once(tmp_path: Path) -> None:
+    file = tmp_path / "samplicator.conf"
+    file.write_text("10.0.0.0/8: 10.0.2.11 10.0.2.12\n10.1.0.0/16: 10.0.2.11 10.0.2.12\n")
+    found = samplicator.read(file, (2055,), [], keep=False)
+    assert [each.split()[0] for each in found.remarks] == ["10.0.2.11-2000", "10.0.2.12-2000"]
+    found.left_out += ["map:3: no", "map:3: no"]
+    document(found, "its file")
+    assert found.left_out == ["map:3: no"]
+
+
 def test_pools_of_pmacct_are_groups_by_the_senders_of_their_tags(tmp_path: Path) -> None:
     (tmp_path / "tee.lst").write_text(
         "! pools\n"
@@ -182,10 +233,12 @@ def test_what_cannot_be_taken_over_at_all_is_told(tmp_path: Path) -> None:
         pmacct.read(tmp_path / "nfacctd.conf", (), keep=False)
     with pytest.raises(Unreadable, match="nothing in it"):
         document(Found(), "its file")
-    many = [f"10.0.2.{number}/2055/2" for number in range(1, 100)]
-    with pytest.raises(Unreadable, match="a broker would refuse"):
-        document(samplicator.read(None, (2055,), many, keep=False), "its file")
+    with pytest.raises(Unreadable, match=r"nothing in it .*\n.*line: 255\.255\.255\.255:2055: ip is"):
+        document(samplicator.read(None, (2055,), ["255.255.255.255/2055"], keep=False), "its file")
     pytest.importorskip("crossplane")
+    (tmp_path / "nginx.conf").write_text("stream { }\nworker_processes 4\n")
+    with pytest.raises(Unreadable, match="it ends amid a directive"):
+        nginx.read(tmp_path / "nginx.conf", (), keep=False)
     (tmp_path / "nginx.conf").write_text("stream { server { listen 53 udp;\n")
     with pytest.raises(Unreadable, match=r"nginx\.conf"):
         nginx.read(tmp_path / "nginx.conf", (), keep=False)

@@ -6,6 +6,7 @@ Rule kept here: what is left out is said, with the file and the line where it st
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -49,6 +50,8 @@ class Copy:
     sources: frozenset[ipaddress.IPv4Network] = frozenset({EVERYBODY})
     every: int = 1
     keep: bool = False
+    #: File and line that it stands in.
+    where: str = field(default="", compare=False)
 
     @property
     def networks(self) -> tuple[str, ...]:
@@ -66,6 +69,7 @@ class Listener:
     pick: str = "turn"
     #: Whose datagrams are taken at all; none: everybody's.
     sources: tuple[str, ...] = ()
+    where: str = ""
 
 
 @dataclass(slots=True)
@@ -127,21 +131,58 @@ def network_of(text: str) -> ipaddress.IPv4Network:
 
 
 def document(found: Found, origin: str) -> str:
-    """A file's ``[[topic]]`` tables; raises :class:`Unreadable` where a broker would refuse them."""
-    if not any(listener.copies for listener in found.listeners):
-        raise Unreadable(f"{origin}: nothing in it is for tempos")
+    """A file's ``[[topic]]`` tables, as a broker takes them; raises :class:`Unreadable` if there are none."""
+    topics: dict[str, str] = {}
+    names: set[str] = set()
     for listener in found.listeners:
         _name_each_once(listener, found)
+        name = _unused(_name(listener.ports), names)
+        if listener.copies and (topic := _accepted(listener, name, topics, found)):
+            topics[name] = topic
+    for lines in (found.left_out, found.remarks):
+        lines[:] = dict.fromkeys(lines)
+    if not topics:
+        raise Unreadable("\n".join([f"{origin}: nothing in it is for tempos", *found.left_out]))
     head = [f"# Made of {origin}.", *(f"# {line}" for line in found.remarks)]
     head += [f"# Left out: {line}" for line in found.left_out]
-    names: set[str] = set()
-    topics = [_topic(each, _unused(_name(each.ports), names)) for each in found.listeners if each.copies]
-    text = "\n".join(("\n".join(head) + "\n", *topics))
+    return "\n".join(("\n".join(head) + "\n", *topics.values()))
+
+
+def _accepted(listener: Listener, name: str, before: dict[str, str], found: Found) -> str | None:
+    """Of a topic what a broker takes beside those ``before``; ports and members left out are told."""
+    topic = _topic(listener, name)
+    if not _refused(topic, name, before):
+        return topic
+    kept = replace(listener, ports=(), copies=[])
+    for port in listener.ports:
+        tried = replace(kept, ports=(*kept.ports, port))
+        if why := _refused(_topic(tried, name), name, before):
+            found.left_out.append(f"{listener.where}: port {port}: {why}")
+        else:
+            kept = tried
+    for copy in listener.copies if kept.ports else ():
+        taken: tuple[Collector, ...] = ()
+        for each in copy.collectors:
+            tried = replace(kept, copies=[*kept.copies, replace(copy, collectors=(*taken, each))])
+            if why := _refused(_topic(tried, name), name, before):
+                found.left_out.append(f"{copy.where}: {each.ip}:{each.port}: {why}")
+            else:
+                taken = (*taken, each)
+        if taken:
+            kept.copies.append(replace(copy, collectors=taken))
+    return _topic(kept, name) if kept.copies else None
+
+
+def _refused(topic: str, name: str, before: dict[str, str]) -> str:
+    """Why a broker would not take a topic beside those ``before``; "" if it would."""
     try:
-        parse(text, origin)
+        parse("\n".join((*before.values(), topic)), name)
     except ConfigError as error:
-        raise Unreadable(f"{origin}: a broker would refuse the topics made of it:\n{error}") from error
-    return text
+        names = [*before, name]
+        said = error.problems[0].removeprefix(f"{name}: ").replace(f"topic[{len(before)}].", "")
+        said = re.sub(r"topic\[(\d+)\]", lambda match: names[int(match[1])], said)
+        return re.sub(r"member\[\d+\][. ]", "", said)
+    return ""
 
 
 def merged(copies: Iterable[Copy]) -> list[Copy]:
@@ -163,7 +204,8 @@ def _name_each_once(listener: Listener, found: Found) -> None:
         new = tuple(each for each in copy.collectors if (each.ip, each.port) not in known)
         for each in copy.collectors:
             if each not in new:
-                found.left_out.append(f"{copy.name}: {each} again, beside {known[each.ip, each.port]}")
+                beside = known[each.ip, each.port]
+                found.left_out.append(f"{copy.where}: {copy.name}: {each} again, beside {beside}")
             known.setdefault((each.ip, each.port), copy.name)
         if new:
             copies.append(replace(copy, collectors=new))

@@ -11,9 +11,12 @@ crossplane (extra ``director``) reads the files, with all that they include.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from math import gcd
 from pathlib import Path
 from typing import Any
 
+from tempos_broker.config.layout import MAX_WEIGHT
 from tempos_broker.director.found import (
     Collector,
     Copy,
@@ -36,6 +39,8 @@ _SETTLED = {
 _CHOICES = {"hash", "random", "least_conn"}
 #: Of an upstream's server, what health of collectors stands for.
 _HEALTH = ("max_fails=", "fail_timeout=", "max_conns=", "slow_start=")
+#: Where crossplane fails without a word.
+_UNREAD = "it ends amid a directive: a ; is missing"
 Directive = dict[str, Any]
 
 
@@ -62,7 +67,8 @@ def _directives(path: Path) -> list[Directive]:
         payload = crossplane.parse(str(path), combine=True, check_ctx=False, check_args=False)
     except OSError as error:
         raise Unreadable(f"{path}: cannot be read: {error.strerror or error}") from error
-    problems = [f"{each['file']}:{each.get('line') or '?'}: {each['error']}" for each in payload["errors"]]
+    problems = [f"{each['file']}:{each.get('line') or '?'}: {each['error'] or _UNREAD}"
+                for each in payload["errors"]]  # fmt: skip
     if problems:
         raise Unreadable("\n".join(problems))
     return [each for config in payload["config"] for each in config["parsed"]]
@@ -102,8 +108,10 @@ def _server(
                               "with hash $remote_addr they would hold")  # fmt: skip
     name = target if upstream else str(collectors[0])
     keep = keep or any(each["args"][0].startswith("$remote_addr") for each in _of(server, "proxy_bind"))
-    copy = Copy(name, tuple(collectors), keep=keep)
-    found.listeners.append(Listener(tuple(ports), [copy], pick, sources))
+    if pick != "turn":
+        collectors = _lighter(collectors, _where(upstream or server), found)
+    copy = Copy(name, tuple(collectors), keep=keep, where=_where(upstream or passes))
+    found.listeners.append(Listener(tuple(ports), [copy], pick, sources, _where(server)))
 
 
 def _allowed(server: Directive, found: Found) -> tuple[str, ...]:
@@ -177,6 +185,18 @@ def _weight(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not int(text):
         raise ValueError(f"weight={text} is no weight")
     return int(text)
+
+
+def _lighter(collectors: list[Collector], where: str, found: Found) -> list[Collector]:
+    """Of the same weights beside each other, as near as those of members come to it."""
+    unit = gcd(*(each.weight for each in collectors))
+    most = max((each.weight for each in collectors), default=1)
+    if most // unit <= MAX_WEIGHT:
+        return [replace(each, weight=each.weight // unit) for each in collectors]
+    lighter = [replace(each, weight=max(1, round(each.weight * MAX_WEIGHT / most))) for each in collectors]
+    found.left_out.append(f"{where}: weights: as near as members come to it, who weigh 1 to {MAX_WEIGHT}: "
+                          + ", ".join(f"{each} {each.weight}" for each in lighter))  # fmt: skip
+    return lighter
 
 
 def _collector(text: str, weight: int = 1) -> Collector:

@@ -52,7 +52,7 @@ def read(path: Path, ports: tuple[int, ...], keep: bool) -> Found:
     daemon = next((each for each in DAEMONS if any(key.startswith(each) for key, _ in settings)), "nfacctd")
     text = settings.get((f"{daemon}_port", ""))
     try:
-        listener = Listener(ports or ((port_of(text) if text else DAEMONS[daemon]),))
+        listener = Listener(ports or ((port_of(text) if text else DAEMONS[daemon]),), where=str(path))
     except ValueError as error:
         raise Unreadable(f"{path}: {daemon}_port: {error}") from error
     if address := settings.get((f"{daemon}_ip", "")):
@@ -114,7 +114,7 @@ def _plugin(
         where = f"{place}:{number}"
         values = dict(_pairs(line))
         try:
-            copies, balance = _pool(values, prefix, tags, keep)
+            copies, balance = _pool(values, prefix, tags, keep, where)
         except ValueError as error:
             found.left_out.append(f"{where}: {error}")
             continue
@@ -130,7 +130,7 @@ def _plugin(
 
 
 def _pool(
-    values: Mapping[str, str], prefix: str, tags: list[_Tag], keep: bool
+    values: Mapping[str, str], prefix: str, tags: list[_Tag], keep: bool, where: str
 ) -> tuple[list[Copy], str | None]:
     for key in ("kafka_broker", "zmq_address"):
         if key in values:
@@ -144,8 +144,9 @@ def _pool(
     sources = frozenset({EVERYBODY}) if "tag" not in values else _senders(values["tag"], tags)
     name = f"{prefix}pool-{values['id']}"
     if balance or len(collectors) == 1:
-        return [Copy(name, collectors, sources, keep=keep)], balance
-    return [Copy(f"{name}-{each}", (each,), sources, keep=keep) for each in collectors], None
+        return [Copy(name, collectors, sources, keep=keep, where=where)], balance
+    copies = [Copy(f"{name}-{each}", (each,), sources, keep=keep, where=where) for each in collectors]
+    return copies, None
 
 
 def _collector(text: str) -> Collector:

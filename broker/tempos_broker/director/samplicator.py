@@ -57,7 +57,7 @@ def read(path: Path | None, ports: tuple[int, ...], to: Iterable[str], keep: boo
         for each in receivers.split():
             copies += _receiver(each, where, sources, keep, found)
     _tell_overlaps(copies, found)
-    found.listeners.append(Listener(ports, merged(copies)))
+    found.listeners.append(Listener(ports, merged(copies), where=str(path or "the command line")))
     return found
 
 
@@ -88,7 +88,7 @@ def _receiver(
         found.left_out.append(f"{where}: the TTL of {text}: datagrams leave with the host's")
     for number in numbers:
         collector = Collector(address, number)
-        yield Copy(str(collector), (collector,), sources, int(every or 1), keep)
+        yield Copy(str(collector), (collector,), sources, int(every or 1), keep, where)
 
 
 def _numbers(text: str) -> range:
@@ -106,11 +106,14 @@ def _numbers(text: str) -> range:
 
 
 def _tell_overlaps(copies: list[Copy], found: Found) -> None:
-    for one, other in combinations(copies, 2):
-        if (one.collectors, one.every) != (other.collectors, other.every):
-            continue
-        if any(a.overlaps(b) for a in one.sources for b in other.sources):
-            found.remarks.append(
-                f"{one.name} stands in two lines that a sender may match: it gets one copy, not two."
-            )
-            return
+    twice = {
+        one.name
+        for one, other in combinations(copies, 2)
+        if (one.collectors, one.every) == (other.collectors, other.every)
+        and any(a.overlaps(b) for a in one.sources for b in other.sources)
+    }
+    found.remarks += (
+        f"{copy} stands in two lines that a sender may match: it gets one copy, not two."
+        for copy in dict.fromkeys(each.name for each in copies)
+        if copy in twice
+    )
