@@ -17,15 +17,14 @@ import asyncio
 import contextlib
 import functools
 import math
-import os
-import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 from tempos import _abi, admin, publisher, subscriber
-from tempos._awaitables import DONE
+from tempos._awaitables import DONE, in_time
+from tempos._loop import Ended, LoopThread
 from tempos.admin import TopicInfo, TopicRemoved
 from tempos.auth import Key
 from tempos.encryption import TopicKeys
@@ -56,54 +55,19 @@ WAITING = 4096
 #: just gone; and from one try to the next.
 WAY_PATIENCE, WAY_AGAIN = 5.0, 0.05
 
-_T = TypeVar("_T")
+
+async def _close_soon(client: publisher.Publisher | subscriber.Subscriber) -> None:
+    with contextlib.suppress(asyncio.TimeoutError):
+        await in_time(client.close(), CLOSE_PATIENCE)
 
 
-class _LoopThread:
-    """A thread with an event loop."""
-
-    def __init__(self, name: str) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._process = os.getpid()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self.loop.run_forever()
-            self.loop.run_until_complete(self._finish())
-        finally:
-            self.loop.close()
-
-    async def _finish(self) -> None:
-        """What an interrupt has left behind ends here, with its clean-up."""
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self.loop.shutdown_default_executor()
-
-    def call(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """Run ``work`` on the loop and wait; an interrupt of the waiting thread cancels it.
-
-        Raises :class:`LocalError` in a process that was forked off, where there is no such thread.
-        """
-        if self._process != os.getpid():
-            work.close()
-            raise LocalError(f"this client {forks.WORDS}")
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def stop(self) -> None:
-        if self._process != os.getpid():
-            return
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
+def _leave(thread: LoopThread, client: publisher.Publisher | subscriber.Subscriber) -> None:
+    """Close it, if an interrupt has kept it from that, within a second; and end its thread."""
+    try:
+        with contextlib.suppress(Ended):
+            thread.call(_close_soon, client)
+    finally:
+        thread.stop()
 
 
 class Publisher(forks.OfOneProcess):
@@ -143,28 +107,30 @@ class Publisher(forks.OfOneProcess):
         }
         self._broker = broker
         self._patience = max(WAY_PATIENCE, math.inf if wait is True else wait)
-        self._thread: _LoopThread | None = None
+        self._thread: LoopThread | None = None
         self._inner: publisher.Publisher | None = None
         self._waiting: deque[tuple[str | Topic, object]] = deque()
-        self._changed = threading.Condition()
-        self._sending = False
-        self._error: TemposError | None = None
+        #: On the loop: who sends, and what tells whenever it has taken what waits.
+        self._sender: asyncio.Task[None] | None = None
+        self._taken = asyncio.Event()
+        #: Whether the sender looks again before it ends.
+        self._is_awake = False
+        self._error: Exception | None = None
         self._forked = False
         forks.watch(self)
 
     def forked(self) -> None:
         """See :mod:`tempos.session.forks`."""
         self._forked, self._thread, self._inner = True, None, None
-        # Another thread may have held it, and nobody would let it go.
-        self._changed = threading.Condition()
         self._waiting.clear()
 
     def __enter__(self) -> Publisher:
-        thread = _LoopThread("tempos publisher")
+        inner = publisher.Publisher(self._broker, **self._options)
+        thread = LoopThread("tempos publisher")
         try:
-            self._inner = thread.call(self._open())
+            self._inner = thread.call(inner.__aenter__)
         except BaseException:
-            thread.stop()
+            _leave(thread, inner)
             raise
         self._thread = thread
         return self
@@ -188,18 +154,21 @@ class Publisher(forks.OfOneProcess):
         assert self._thread is not None
         known = inner.known(topic)
         if known is None:
-            known = self._thread.call(inner.learn(str(topic)))
+            known = self._thread.call(inner.learn, str(topic))
         data = inner.check(known, body)
-        with self._changed:
-            self._raise_error()
-            while len(self._waiting) >= WAITING:
-                self._changed.wait()
-            # By its name, where that is what was given: the topic may be another one by then.
-            self._waiting.append((topic, data))
-            if self._sending:
-                return
-            self._sending = True
-        asyncio.run_coroutine_threadsafe(self._send_waiting(), self._thread.loop)
+        self._raise_error()
+        while len(self._waiting) >= WAITING:
+            self._thread.call(self._make_room)
+        # By its name, where that is what was given: the topic may be another one by then.
+        self._waiting.append((topic, data))
+        if not self._is_awake:
+            self._is_awake = True
+            try:
+                self._thread.soon(self._wake)
+            except BaseException:
+                # Who is interrupted here may have told nobody.
+                self._is_awake = False
+                raise
 
     @property
     def requests(self) -> RequestStats:
@@ -213,7 +182,7 @@ class Publisher(forks.OfOneProcess):
         """
         inner = self._open_inner()
         assert self._thread is not None
-        return self._thread.call(inner.request(topic, body, timeout))
+        return self._thread.call(inner.request, topic, body, timeout)
 
     def trace(self, topic: str | Topic, timeout: float = WITHIN, enough: Enough | None = None) -> Trace:
         """Send a probe and gather reports, as :meth:`tempos.Publisher.trace` does.
@@ -222,24 +191,22 @@ class Publisher(forks.OfOneProcess):
         """
         inner = self._open_inner()
         assert self._thread is not None
-        return self._thread.call(inner.trace(topic, timeout, enough))
+        return self._thread.call(inner.trace, topic, timeout, enough)
 
     def flush(self) -> None:
         """Wait until everything published so far is sent."""
         inner = self._open_inner()
         assert self._thread is not None
-        with self._changed:
-            while self._sending:
-                self._changed.wait()
-            self._raise_error()
-        self._thread.call(inner.flush())
+        self._thread.call(self._until_sent)
+        self._raise_error()
+        self._thread.call(inner.flush)
 
     def confirmed(self, timeout: float | None = 10.0) -> None:
         """Wait until all is known to be at the broker, as :meth:`tempos.Publisher.confirmed` does."""
         self.flush()
         inner = self._open_inner()
         assert self._thread is not None
-        self._thread.call(inner.confirmed(timeout))
+        self._thread.call(inner.confirmed, timeout)
 
     def close(self) -> None:
         """Flush and release everything; safe to call twice."""
@@ -248,16 +215,15 @@ class Publisher(forks.OfOneProcess):
             return
         self._patience = WAY_PATIENCE
         try:
-            self.flush()
+            if inner.is_open:
+                self.flush()
+            thread.call(inner.close)
+        except Ended:
+            pass
         finally:
+            # An interrupt on the way there leaves it to who calls this again.
+            _leave(thread, inner)
             self._thread = None
-            try:
-                thread.call(inner.close())
-            finally:
-                thread.stop()
-
-    async def _open(self) -> publisher.Publisher:
-        return await publisher.Publisher(self._broker, **self._options).__aenter__()
 
     def _open_inner(self) -> publisher.Publisher:
         if self._forked:
@@ -271,17 +237,40 @@ class Publisher(forks.OfOneProcess):
         if error is not None:
             raise error
 
+    def _wake(self) -> None:
+        """On the loop: have what waits sent."""
+        if self._sender is None:
+            self._sender = asyncio.ensure_future(self._send_waiting())
+            self._sender.add_done_callback(self._rest)
+
+    def _rest(self, sender: asyncio.Task[None]) -> None:
+        self._sender = None
+        if not sender.cancelled() and isinstance(error := sender.exception(), Exception):
+            self._error = error
+        # What came since it looked last.
+        self._is_awake = False
+        if self._waiting and not sender.cancelled():
+            self._is_awake = True
+            self._wake()
+
+    async def _make_room(self) -> None:
+        self._wake()
+        if len(self._waiting) >= WAITING:
+            await self._taken.wait()
+
+    async def _until_sent(self) -> None:
+        if self._waiting:
+            self._wake()
+        while (sender := self._sender) is not None:
+            await asyncio.wait({sender})
+
     async def _send_waiting(self) -> None:
         """On the loop: send until nothing waits."""
         assert self._inner is not None
-        while True:
-            with self._changed:
-                events = list(self._waiting)
-                self._waiting.clear()
-                self._sending = bool(events)
-                self._changed.notify_all()
-                if not events:
-                    return
+        while self._waiting:
+            events = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            self._taken.set()
+            self._taken.clear()
             inner = self._inner
             for topic, body in events:
                 try:
@@ -363,7 +352,7 @@ class Subscriber(forks.OfOneProcess):
         )
         self._inner.replies_block()
         self._timeout = timeout
-        self._thread: _LoopThread | None = None
+        self._thread: LoopThread | None = None
         forks.watch(self)
 
     @classmethod
@@ -422,11 +411,11 @@ class Subscriber(forks.OfOneProcess):
         return self._inner.publishers
 
     def __enter__(self) -> Subscriber:
-        thread = _LoopThread("tempos subscriber")
+        thread = LoopThread("tempos subscriber")
         try:
-            thread.call(self._inner.__aenter__())
+            thread.call(self._inner.__aenter__)
         except BaseException:
-            thread.stop()
+            _leave(thread, self._inner)
             raise
         self._thread = thread
         return self
@@ -436,8 +425,10 @@ class Subscriber(forks.OfOneProcess):
     ) -> None:
         if kind is None:
             self._inner.finished()
-        self.discard()
-        self.close()
+        try:
+            self.discard()
+        finally:
+            self.close()
 
     def forked(self) -> None:
         """See :mod:`tempos.session.forks`."""
@@ -458,7 +449,7 @@ class Subscriber(forks.OfOneProcess):
         while event is None:
             if self._thread is None:
                 raise LocalError("the subscriber is closed")
-            if not self._thread.call(self._inner.wait(timeout)):
+            if not self._thread.call(self._inner.wait, timeout):
                 raise TimeoutError(f"no event within {timeout:g} s")
             event = self._inner.poll()
         return event
@@ -468,7 +459,7 @@ class Subscriber(forks.OfOneProcess):
         if self._thread is None:
             self._inner.check_open()
             raise LocalError("the subscriber is closed")
-        self._thread.call(self._inner.unsubscribe(topic))
+        self._thread.call(self._inner.unsubscribe, topic)
 
     def discard(self) -> None:
         """Throw away what has arrived and all that still comes, as :meth:`tempos.Subscriber.discard` does.
@@ -477,7 +468,8 @@ class Subscriber(forks.OfOneProcess):
         """
         thread = self._thread
         if thread is not None:
-            thread.call(self._discard())
+            with contextlib.suppress(Ended):
+                thread.call(self._discard)
 
     async def _discard(self) -> None:
         self._inner.discard()
@@ -487,13 +479,17 @@ class Subscriber(forks.OfOneProcess):
 
         What arrived can still be read with :meth:`poll`.
         """
-        thread, self._thread = self._thread, None
+        thread = self._thread
         if thread is None:
             return None
         try:
-            return thread.call(self._inner.drain(patience))
+            return thread.call(self._inner.drain, patience)
+        except Ended:
+            return None
         finally:
-            thread.stop()
+            # An interrupt on the way there leaves it to who calls this again.
+            _leave(thread, self._inner)
+            self._thread = None
 
     def close(self) -> None:
         """Leave the groups and release everything; safe to call twice."""

@@ -337,6 +337,11 @@ class Publisher(forks.OfOneProcess):
         await self.flush()
         await self._confirming.confirmed(timeout)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes events: it was opened, and not closed since."""
+        return not isinstance(self._socket, forks.Closed)
+
     async def close(self) -> None:
         """Flush and release everything; safe to call twice."""
         if isinstance(self._socket, forks.Elsewhere):
@@ -346,7 +351,7 @@ class Publisher(forks.OfOneProcess):
             self._confirming.close()
         try:
             await self._reach.end()
-            if not isinstance(self._socket, forks.Closed):
+            if self.is_open:
                 await self.flush()
         finally:
             self._gathered.give_up(LocalError("the publisher was closed"))

@@ -108,6 +108,8 @@ class ControlSession:
         self._subscribed_at = 0.0
         #: What this proves with that it receives at its port; b"": it asks for that.
         self._proof = b""
+        #: Whether a subscription was given up unanswered: the broker may have taken it.
+        self.has_given_up = False
         self.instance: int | str | None = None
         #: The brokers of a fleet that this takes events of, by number; None: of this one alone.
         self.hears: Sequence[int] | None = None
@@ -264,7 +266,8 @@ class ControlSession:
 
     def forget(self, request: int) -> None:
         """Nobody waits for this request any more."""
-        self._pending.pop(request, None)
+        pending = self._pending.pop(request, None)
+        self.has_given_up |= pending is not None and pending.op == "subscribe"
 
     # What the shell calls
 

@@ -193,6 +193,12 @@ class ControlLink:
         """Whether there is anything to leave."""
         return self._session.is_subscribed
 
+    def leave_unheard(self) -> None:
+        """Say goodbye, once, where a subscription was given up that the broker may have taken."""
+        if self._session.has_given_up and not self.is_subscribed:
+            self._session.goodbye(self._loop.time())
+            self._pump()
+
     def wants(self, name: str) -> bool:
         """Whether this is subscribed to the topic of this name, by itself or by a filter."""
         return self._session.wants(name)
