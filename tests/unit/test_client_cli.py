@@ -138,7 +138,7 @@ def test_a_reader_that_has_enough_ends_the_subscriber(broker: MiniBrokerThread) 
         process.stdout.close()
         datagram = wire.encode_event(7, 1, 0, 0, b"x")
         # The first write after the close may still be taken.
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + LIMIT
         while process.poll() is None and time.monotonic() < deadline:
             for endpoint in broker.core.members("heat"):
                 broker.send(datagram, endpoint)
