@@ -215,7 +215,7 @@ class Publisher(forks.OfOneProcess):
             return
         self._patience = WAY_PATIENCE
         try:
-            if inner.is_open:
+            if not isinstance(inner._socket, forks.Closed):
                 self.flush()
             thread.call(inner.close)
         except Ended:

@@ -337,11 +337,6 @@ class Publisher(forks.OfOneProcess):
         await self.flush()
         await self._confirming.confirmed(timeout)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether it takes events: it was opened, and not closed since."""
-        return not isinstance(self._socket, forks.Closed)
-
     async def close(self) -> None:
         """Flush and release everything; safe to call twice."""
         if isinstance(self._socket, forks.Elsewhere):
@@ -351,7 +346,7 @@ class Publisher(forks.OfOneProcess):
             self._confirming.close()
         try:
             await self._reach.end()
-            if self.is_open:
+            if not isinstance(self._socket, forks.Closed):
                 await self.flush()
         finally:
             self._gathered.give_up(LocalError("the publisher was closed"))

@@ -406,8 +406,6 @@ class Subscriber(Consumed):
             others = await self._others.leave(patience)
             if link is not None and link.is_subscribed and not self._others.has_left(link):
                 drained = await self._say_leave(link, patience)
-            elif link is not None:
-                link.leave_unheard()
             self._read_what_is_there()
             await self._intake.end()
         finally:

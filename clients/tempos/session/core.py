@@ -108,27 +108,23 @@ class ControlSession:
         self._subscribed_at = 0.0
         #: What this proves with that it receives at its port; b"": it asks for that.
         self._proof = b""
-        #: Whether a subscription was given up unanswered: the broker may have taken it.
-        self.has_given_up = False
         self.instance: int | str | None = None
         #: The brokers of a fleet that this takes events of, by number; None: of this one alone.
         self.hears: Sequence[int] | None = None
-        self._lease = 10.0
-        self._interval = 2.5
+        self._lease, self._interval = 10.0, 2.5
         self._heartbeat_at: float | None = None
         self._renew_at: float | None = None
         self._last_answer, self._asked = 0.0, math.inf  # The latter: since when heartbeats have had none.
         self._silent = self._unanswered = self._unheard = False
+        self.has_given_up = False  # A subscription, unanswered: the broker may have taken it.
         # Where this was a member, as long as the broker may not know that it is elsewhere now.
         self._former: list[tuple[str, int]] = []
         #: Why heartbeats are refused, while they are.
         self._refused = ""
         #: Datagrams that were no reply of this protocol, or an answer without what it must hold.
         self.malformed = 0
-        #: Replies to nothing that is asked: repeated ones, late ones.
-        self.unmatched = 0
-        #: Replies without the signature they ought to have.
-        self.unsigned = 0
+        #: Replies to nothing that is asked (repeated ones, late ones), and without the signature they need.
+        self.unmatched = self.unsigned = 0
         self.data_port = DATA_PORT
 
     # What a client asks
@@ -266,8 +262,9 @@ class ControlSession:
 
     def forget(self, request: int) -> None:
         """Nobody waits for this request any more."""
-        pending = self._pending.pop(request, None)
-        self.has_given_up |= pending is not None and pending.op == "subscribe"
+        self.has_given_up |= (
+            pending := self._pending.pop(request, None)
+        ) is not None and pending.op == "subscribe"
 
     # What the shell calls
 

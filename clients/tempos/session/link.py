@@ -193,12 +193,6 @@ class ControlLink:
         """Whether there is anything to leave."""
         return self._session.is_subscribed
 
-    def leave_unheard(self) -> None:
-        """Say goodbye, once, where a subscription was given up that the broker may have taken."""
-        if self._session.has_given_up and not self.is_subscribed:
-            self._session.goodbye(self._loop.time())
-            self._pump()
-
     def wants(self, name: str) -> bool:
         """Whether this is subscribed to the topic of this name, by itself or by a filter."""
         return self._session.wants(name)
@@ -218,6 +212,11 @@ class ControlLink:
 
     async def close(self) -> None:
         """Stop at once, whatever is unanswered; safe to call twice."""
+        if self._session.has_given_up and not self.is_subscribed:
+            # Once: a broker that has taken a subscription which nobody waits for any more ends it so.
+            self._session.has_given_up = False
+            self._session.goodbye(self._loop.time())
+            self._pump()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
