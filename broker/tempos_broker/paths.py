@@ -225,6 +225,10 @@ class FastPath(Protocol):
         """How long the kernel took for its events, by topic; none of those it has measured nothing of."""
         ...
 
+    def measure_anew(self, topics: Iterable[int]) -> None:
+        """What was measured so far where these topics stand, which have no route yet, is others'."""
+        ...
+
     def leave_out(self, towards: frozenset[Towards]) -> None:
         """Carry routes without members there from now on, rather than none that have any.
 
@@ -417,6 +421,9 @@ class NoFastPath:
 
     def latency(self, topics: Iterable[int]) -> Mapping[int, Latency]:
         return {}
+
+    def measure_anew(self, topics: Iterable[int]) -> None:
+        return
 
     def leave_out(self, towards: frozenset[Towards]) -> None:
         return

@@ -172,6 +172,10 @@ class Map:
         result = lib.tempos_map_update(self._fd, at, what, flags)
         check(result, f"cannot set {key!r} in map {self.name}")
 
+    def clear_per_cpu(self, key: int | bytes) -> None:
+        """Set the value of ``key`` to zero bytes on every possible CPU."""
+        self.update(key, bytes(self._stride * possible_cpus()))
+
     def update_many(self, entries: Sequence[tuple[int | bytes, bytes | Map]]) -> None:
         """Set many keys by one system call, which from Linux 6.8 on waits but once in a map of maps.
 

@@ -33,7 +33,7 @@ from tempos.model import Volume
 from tempos_bpf.errors import BpfError
 from tempos_fastpath.drops import Drops
 from tempos_fastpath.journals import KernelJournals
-from tempos_fastpath.layout import decode_counters, decode_latency, decode_volumes, lost_copies
+from tempos_fastpath.layout import decode_counters, decode_volumes, lost_copies
 from tempos_fastpath.network.changes import ChangeTrigger
 from tempos_fastpath.network.facts import Destination, Facts
 from tempos_fastpath.network.firewall import Firewall
@@ -45,7 +45,7 @@ from tempos_fastpath.plan import Means, Plan, Planner, Refusal, Wanted, refuse_a
 from tempos_fastpath.ports import Places
 from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.resources import Resources
-from tempos_fastpath.rows import of_topics
+from tempos_fastpath.rows import measure_anew, measured, of_topics
 from tempos_fastpath.selector import attach_selector
 from tempos_fastpath.sources import Sources
 from tempos_fastpath.survival.pins import LATENCY
@@ -328,16 +328,15 @@ class Offload:
         return self._drops.read({index: each.name for index, each in self._facts.interfaces.items()})
 
     def latency(self, topics: Iterable[int]) -> Mapping[int, Latency]:
-        """How long events of these topics took, as far as the kernel forwarded any; empty if not measured.
-
-        Goes on from one broker to the next that measures, too.
-        """
+        """How long the kernel took for events of these topics; also before, by brokers that measured."""
         if self._closed or not self._programs.measures:
             return {}
-        rows = self._programs.map(LATENCY)
-        known = {topic: self._rows.of[topic] for topic in topics if topic in self._rows.of}
-        found = {topic: decode_latency(rows.lookup_per_cpu(row) or ()) for topic, row in known.items()}
-        return {topic: each for topic, each in found.items() if each.program.count}
+        return measured(self._programs.map(LATENCY), self._rows, topics)
+
+    def measure_anew(self, topics: Iterable[int]) -> None:
+        """What was measured of these topics so far is others'; none of them has a route."""
+        if not self._closed and self._programs.measures:
+            measure_anew(self._programs.map(LATENCY), self._rows, topics)
 
     @property
     def outlives(self) -> bool:

@@ -13,8 +13,9 @@ from tempos import LocalError
 from tempos._abi import IDS, NARROW
 from tempos._rows import Rows
 from tempos._slots import EPOCHS, slots
+from tempos.histogram import Latency
 from tempos_bpf.maps import Map, SharedArray
-from tempos_fastpath.layout import runs_of
+from tempos_fastpath.layout import decode_latency, runs_of
 
 Counted = TypeVar("Counted")
 
@@ -53,6 +54,20 @@ def of_topics(
         counted = decode(table.sum_rows(first, count), first)
         found |= {topic_of[row]: counts for row, counts in counted.items()}
     return found
+
+
+def measured(table: Map, rows: Rows, topics: Iterable[int]) -> dict[int, Latency]:
+    """What the map `latency` has of these topics, of those of which anything was."""
+    known = [(topic, rows.of[topic]) for topic in topics if topic in rows.of]
+    found = {topic: decode_latency(table.lookup_per_cpu(row) or ()) for topic, row in known}
+    return {topic: each for topic, each in found.items() if each.program.count}
+
+
+def measure_anew(table: Map, rows: Rows, topics: Iterable[int]) -> None:
+    """What the map `latency` has of these topics, which have no route, is others'."""
+    for row in (rows.of[topic] for topic in topics if topic in rows.of):
+        if any(map(any, table.lookup_per_cpu(row) or ())):
+            table.clear_per_cpu(row)
 
 
 class KernelRows:

@@ -21,7 +21,6 @@ from tempos.histogram import Histogram, Latency, bounds
 from tempos.wire import encode_event
 from tempos_bench.nodes.topology import build
 from tempos_bpf.errors import ProgramRefused
-from tempos_bpf.maps import possible_cpus
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath import clone, loading
 from tempos_fastpath.layout import TAI_OFFSET_AT, decode_latency, encode_settings
@@ -43,7 +42,7 @@ class TimedRig(Rig):
         super().clear()
         rows = self.map(LATENCY)
         for topic in (RAW.id, EVENT.id):
-            rows.update(topic, bytes(rows.value_size * possible_cpus()))
+            rows.clear_per_cpu(topic)
         self.set_tai_offset(tai_offset())
 
     def set_tai_offset(self, offset: int) -> None:

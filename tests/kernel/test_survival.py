@@ -205,6 +205,13 @@ def test_latency_goes_on_with_the_next_broker_that_measures_and_ends_with_one_th
         assert serve(latency=True, events=4) == [7, 7]
         assert serve(latency=False, events=5) is None
         assert serve(latency=True, events=6) == [6, 6]
+        program = launch(topology.broker, latency=True)
+        program.wait_line("ready")
+        program.ask({"do": "withdraw", "topic": TOPIC})
+        program.ask({"do": "measure_anew", "topic": TOPIC})
+        measured = program.ask({"do": "state", "topic": TOPIC, "epoch": EPOCH})["measured"]
+        assert measured is None, "another topic stands there from now on"
+        program.kill()
 
 
 def test_a_name_and_an_interface_have_one_owner(topology: Topology) -> None:

@@ -106,6 +106,10 @@ class FakeFastPath:
     def latency(self, topics: Iterable[int]) -> Mapping[int, Latency]:
         return {topic: each for topic, each in self.times.items() if topic in topics}
 
+    def measure_anew(self, topics: Iterable[int]) -> None:
+        for topic in topics:
+            self.times.pop(topic, None)
+
     @property
     def inherited(self) -> bool:
         return bool(self.left)
@@ -389,6 +393,17 @@ async def test_what_the_fast_path_measured_is_told_of_its_topics_and_of_no_other
         others = [entry for entry in broker.status()["topics"] if entry["id"] != 1]
         assert others
         assert all(entry["latency"] is None for entry in others)
+
+
+async def test_what_the_fast_path_measured_of_a_topic_is_not_the_next_ones_of_its_place() -> None:
+    async with running() as (broker, fast, _):
+        await broker.add_topic({"name": "made", "id": 300})
+        took = Histogram((0, 0, 4), longest=2)
+        fast.times = {300: Latency(took, took)}
+        assert topic(broker, "made")["latency"] is not None
+        await broker.remove_topic("made")
+        await broker.add_topic({"name": "another", "id": 300})
+        assert topic(broker, "another")["latency"] is None
 
 
 async def test_an_address_that_is_taken_is_told_and_everything_is_released() -> None:

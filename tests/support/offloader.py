@@ -86,6 +86,9 @@ class Offloader:
     async def withdraw(self, topic: int) -> None:
         await self._offload.withdraw(topic)
 
+    async def measure_anew(self, topic: int) -> None:
+        self._offload.measure_anew([topic])
+
     async def adopted(self) -> dict[int, int]:
         return dict(self._offload.adopted())
 

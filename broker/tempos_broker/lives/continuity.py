@@ -372,6 +372,7 @@ class Continuity:
         counting = self.counting
         slow, fast = counting.slow_counters(topics), self._fast.counters(topics)
         counting.volumes_from_here(topics)
+        self._fast.measure_anew(topics)
         for topic in topics:
             if self.epoch(topic):
                 self._ledger.forgot(topic)
