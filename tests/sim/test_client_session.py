@@ -206,6 +206,19 @@ def test_a_forgotten_member_subscribes_again_and_notices_the_new_broker() -> Non
     assert world.run(30) == []
 
 
+def test_what_a_broker_has_not_got_is_asked_again_at_once_when_it_is_heard() -> None:
+    world = World().subscribed()
+    world.session.moved(4001, None, "it moves", world.now)
+    world.up = False
+    world.run(sum(control.RETRY_AFTER[:4]) + 0.1)
+    world.up = True
+    # By itself it is asked again after the longest pause there is; heartbeats go on.
+    events = world.run(world.session.interval + 0.1)
+    assert [event.renewed for event in events if isinstance(event, Subscribed)] == [True]
+    world.run(30)
+    assert world.broker.seen["subscribe"] == 2, "and never again"
+
+
 @pytest.mark.parametrize("leave", ["", "drain", "goodbye"])
 def test_what_is_told_says_whose_account_it_is_for(leave: str) -> None:
     """Counts of before must be in no account of a broker that has let its member in without knowing them."""

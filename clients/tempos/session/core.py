@@ -45,7 +45,7 @@ from tempos.session.events import (
     failures_of,
     seconds_of,
 )
-from tempos.session.outstanding import Outstanding
+from tempos.session.outstanding import PATIENT, Outstanding
 from tempos.session.parts import Counts, NoCounts, Pending
 from tempos.session.roll import News, Roll
 from tempos.session.rows import in_requests
@@ -66,8 +66,8 @@ LOOK_APART = 0.05
 KEPT_NONCES = 32
 #: Of the seconds that all tries of a request take: it has so much, however often there is another way.
 PATIENCE = 0.9
-#: Tries of one request without an answer until the broker counts as one that does not; seconds that takes.
-PATIENT, SILENT_AFTER = 2, sum(control.RETRY_AFTER[:2])
+#: Seconds without an answer until the broker counts as one that does not.
+SILENT_AFTER = sum(control.RETRY_AFTER[:PATIENT])
 
 
 class ControlSession:
@@ -258,7 +258,7 @@ class ControlSession:
             patience_ms=round(patience * 1000),
         )  # fmt: skip
         del pending.nonces[:-KEPT_NONCES]
-        self._pending.put(pending)
+        self._pending.put(pending, now)
 
     def forget(self, request: int) -> None:
         """Nobody waits for this request any more."""
@@ -303,7 +303,7 @@ class ControlSession:
                 self._pending.give(reply.id, reply.proof, now)
             return
         if reply.error is not None:
-            del self._pending[reply.id]
+            self._pending.answered(reply.id, pending, now)
             self._answered(now)
             self._on_refused(reply.id, pending, reply.error, now)
             return
@@ -314,7 +314,7 @@ class ControlSession:
             # As if it had not come: the request is repeated, and says NoAnswer in the end.
             self.malformed += 1
             return
-        self._pending.pop(reply.id, None)
+        self._pending.answered(reply.id, pending, now)
         self._answered(now)
 
     def prove(self, client: int, proof: bytes, now: float) -> bool:
@@ -385,7 +385,7 @@ class ControlSession:
             pending.due = now + control.RETRY_AFTER[min(pending.tries, tries - 1)]
             pending.tries += 1
             self._unanswered |= pending.tries > PATIENT or now - self._asked > SILENT_AFTER
-            self._pending.put(pending)
+            self._pending.put(pending, now)
             return
         del self._pending[request]
         self._unanswered = True

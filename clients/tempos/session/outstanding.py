@@ -13,6 +13,8 @@ from tempos.session.parts import Pending
 _FOLLOWED = (control.Code.CLOCK, control.Code.ADDRESSEE)
 #: Proofs that a request needs: of the address, and of the endpoint.
 STEPS = 2
+#: Tries of one request without an answer until the broker counts as one that does not.
+PATIENT = 2
 
 
 class Outstanding(dict[int, Pending]):
@@ -44,12 +46,12 @@ class Outstanding(dict[int, Pending]):
         self[request] = pending = Pending(
             op, fields, datagram, now, due, told=told, roomy=roomy, since=since, went_on=now
         )  # fmt: skip
-        self.put(pending)
+        self.put(pending, now)
         return request
 
-    def put(self, pending: Pending) -> None:
+    def put(self, pending: Pending, now: float) -> None:
         """Send it, once more."""
-        datagram = pending.datagram
+        datagram, pending.sent = pending.datagram, now
         self.opens_way |= pending.op == "subscribe"
         if self._signer is not None:
             datagram, nonce = self._signer.sign(datagram)
@@ -84,7 +86,17 @@ class Outstanding(dict[int, Pending]):
         if pending.proved <= STEPS:
             pending.went_on = now
         self.alter(request, proof=proof)
-        self.put(pending)
+        self.put(pending, now)
+
+    def answered(self, request: int, pending: Pending, now: float) -> None:
+        """It is done with. What was sent before it, and is asked for ever more rarely, is due at once.
+
+        For the broker is there, and has not got that, or was another one then.
+        """
+        self.pop(request, None)
+        for each in self.values():
+            if each.tries > PATIENT and each.until is None and each.sent < pending.sent:
+                each.due = min(each.due, now)
 
     def signs_otherwise(self, pending: Pending, reply: control.Reply, time_ms: int) -> bool:
         """Whether a request is to be asked again by the broker's clock, or name.

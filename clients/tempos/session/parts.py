@@ -48,6 +48,8 @@ class Pending:
     started: float
     due: float
     tries: int = 1
+    #: When the last of them was.
+    sent: float = 0.0
     #: Whether its answer may be as long as any.
     roomy: bool = False
     #: Of a request to subscribe: to what, in which group, and whether it is asked for again.
