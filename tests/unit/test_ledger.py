@@ -67,6 +67,42 @@ def test_what_a_member_tells_of_a_topic_before_it_became_raw_is_in_no_account() 
     assert [(each.delivered, each.unconfirmed) for each in account.groups] == [(40, 0)]
 
 
+@pytest.mark.parametrize("stamped", [True, False])
+@pytest.mark.parametrize("lost", [0, 5])
+def test_who_moves_tells_one_count_for_both_places_and_each_counts_once(stamped: bool, lost: int) -> None:
+    """As the control server books it: of 50 at the one place some are lost, then come 40 at the other."""
+    ledger, epoch = Ledger(() if stamped else {1}), 2 if stamped else 0
+    drawn = {1: [50]}
+    ledger.tickets = lambda topic, epoch, group: tickets_of(drawn)(topic, epoch, group)
+    ledger.opened(1, 1, [("g", [A])], 0)
+    ledger.report(1, "g", A, min(epoch, 1), 30, full=True)
+    ledger.report_dropped(1, "g", A, 20)
+    ledger.opened(1, 2, [("g", [B])], 0)
+    ledger.closed(1, 1, [50])
+    got = 50 - lost
+
+    def tells(came: int, dropped: int) -> None:
+        drawn[2] = [came]
+        rows = [(1, got), (2, came)] if stamped else [(0, got + came)]
+        for of, count in rows:
+            ledger.report_former(1, ("g", A), ("g", B), of, count, full=True)
+        for of, count in rows:
+            ledger.report(1, "g", B, of, count, full=True)
+        ledger.report_dropped(1, "g", B, dropped)
+
+    # The first time a little has come to where it is by now, and again, for the answer was lost.
+    for came in (3, 10, 40):
+        tells(came, 20 + came // 10)
+    account = look(ledger, [40], 90)
+    assert account.balanced, account
+    (group,) = account.groups
+    assert (group.delivered + group.dropped, group.dropped) == (90 - lost, 24)
+    assert group.unconfirmed + group.lost == lost
+    (now,) = ledger.accounts(B)
+    assert now.drops == 4, "what was dropped before is in the former account"
+    assert ledger.accounts(A)[0].drops == 20
+
+
 def test_members_of_a_raw_topic_that_are_remembered_no_more_come_back_and_the_account_adds_up() -> None:
     """They tell one total since they began; what of it was settled long ago is not theirs a second time."""
     many = [Holder("10.0.2.2", port, 1) for port in range(5000, 5000 + 2 * SETTLED_KEPT)]

@@ -322,6 +322,24 @@ class Ledger:
             if account.report(epoch, datagrams):
                 self.changed.add(topic)
 
+    def report_former(
+        self, topic: int, before: tuple[str, Holder], here: tuple[str, Holder], epoch: int, datagrams: int,
+        *, full: bool = False,
+    ) -> None:  # fmt: skip
+        """What a member got at a place where it is no more, as it tells now that it is ``here``.
+
+        What it tells as one count for all places counts there as far as that place was sent so much, and no
+        more where it is now.
+        """
+        was, account = self.account(topic, *before), self.account(topic, *here)
+        if was is not None and not was.stamped:
+            now = 0 if self.tickets is None else self._ticketed_now(topic, *before)
+            datagrams = min(datagrams, was.base + was.ticketed + now)
+        self.report(topic, *before, epoch, datagrams, full=full)
+        if was is not None and account is not None:
+            received, dropped = was.totals
+            account.base, account.drop_base = max(account.base, received), max(account.drop_base, dropped)
+
     def report_dropped(self, topic: int, group: str, holder: Holder, datagrams: int) -> bool:
         """What a member did not give to its program, of all it got; whether this is news."""
         if not datagrams and isinstance(self._topics.get(topic), Quiet):

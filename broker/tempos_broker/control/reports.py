@@ -54,7 +54,8 @@ class Reports:
     def book_former(self, holder: Holder, now_at: Holder, told: Mapping[str, Any]) -> None:
         """Book what a member got at a former place of its own, which it tells from where it is now.
 
-        What it says of epochs in which it had no place there is passed over.
+        What it says of epochs in which it had no place there is passed over. To be called before
+        :meth:`book`: of a count for both places only the rest is for where it is now.
         """
         if told["instance"] not in (None, self._instance):
             return
@@ -62,4 +63,5 @@ class Reports:
         own = own_group(now_at.ip, now_at.port)
         for row in told["received"]:
             group = own_group(holder.ip, holder.port) if row.group == own else row.group
-            self._ledger.report(row.topic, group, holder, row.epoch, row.datagrams, full=full)
+            before, here = (group, holder), (row.group, now_at)
+            self._ledger.report_former(row.topic, before, here, row.epoch, row.datagrams, full=full)

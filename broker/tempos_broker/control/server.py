@@ -465,10 +465,10 @@ class ControlServer:
     def _heartbeat(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
         holder = holder_of(request, way)
-        # What a member got before it was taken out is news even where it is no member any more.
-        self.reports.book(holder, request.fields, now)
         for place in _former(request, way):
             self.reports.book_former(Holder(*place, request.client), holder, request.fields)
+        # What a member got before it was taken out is news even where it is no member any more.
+        self.reports.book(holder, request.fields, now)
         mine = self._registry.heartbeat((holder.ip, holder.port), request.client, now)
         if mine is None:
             raise self._no_member(holder)
