@@ -81,6 +81,10 @@ uint64_t tempos_wall_ns(void);
 __attribute__((format(printf, 3, 4))) int tempos_fail(struct tempos_link *link, int code, const char *format, ...);
 /* A socket, or a failure. */
 int tempos_connected(struct tempos_link *link, const char *address, uint16_t port);
+/* Send over a connected socket to this port of the broker, by another way where our address is gone; 0, or errno says. */
+int tempos_send(const struct tempos_link *link, int fd, uint16_t port, const void *bytes, size_t length);
+/* This machine's address towards the broker, network byte order. */
+uint32_t tempos_ours(const struct tempos_link *link);
 int tempos_open_link(struct tempos_link *link, const char *address, uint16_t port);
 void tempos_close_link(struct tempos_link *link);
 /* A request with so many fields of its own, which the caller adds; its id. */

@@ -56,6 +56,7 @@ int tempos_connected(struct tempos_link *link, const char *address, uint16_t por
 
 	if (inet_pton(AF_INET, address, &to.sin_addr) != 1)
 		return tempos_fail(link, TEMPOS_FAILED_ARGUMENT, "\"%s\" is no IPv4 address, such as 10.0.1.1", address);
+	link->ip = to.sin_addr.s_addr;
 	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof(to))) {
 		tempos_fail(link, TEMPOS_FAILED_SYSTEM, "%s:%u: %s", address, port, strerror(errno));
@@ -66,6 +67,53 @@ int tempos_connected(struct tempos_link *link, const char *address, uint16_t por
 	return fd;
 }
 
+/* Whether a datagram was not sent because there is no way from the address that the socket began with. */
+static bool lacks_way(int error)
+{
+	static const int known[] = {EINVAL, EADDRNOTAVAIL, ENETUNREACH, EHOSTUNREACH, ENETDOWN, EDESTADDRREQ, ENOTCONN};
+
+	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
+		if (error == known[i])
+			return true;
+	return false;
+}
+
+/* A connected socket keeps the address that it began with, also when that is ours no more: it is let choose again. */
+static int take_way(const struct tempos_link *link, int fd, uint16_t port)
+{
+	const struct sockaddr_in to = {
+		.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = link->ip};
+	const struct sockaddr nowhere = {.sa_family = AF_UNSPEC};
+
+	(void)!connect(fd, &nowhere, sizeof(nowhere));
+	return connect(fd, (const struct sockaddr *)&to, sizeof(to));
+}
+
+int tempos_send(const struct tempos_link *link, int fd, uint16_t port, const void *bytes, size_t length)
+{
+	bool refused = false, moved = false;
+
+	while (send(fd, bytes, length, 0) < 0) {
+		/* An error may be that of an earlier datagram: this one has not been sent yet. */
+		if (errno == ECONNREFUSED && !refused)
+			refused = true;
+		else if (lacks_way(errno) && !moved && !take_way(link, fd, port))
+			moved = true;
+		else
+			return -1;
+	}
+	return 0;
+}
+
+uint32_t tempos_ours(const struct tempos_link *link)
+{
+	struct sockaddr_in ours = {0};
+	socklen_t size = sizeof(ours);
+
+	(void)getsockname(link->control, (struct sockaddr *)&ours, &size);
+	return ours.sin_addr.s_addr;
+}
+
 int tempos_open_link(struct tempos_link *link, const char *address, uint16_t port)
 {
 	memset(link, 0, sizeof(*link));
@@ -73,8 +121,9 @@ int tempos_open_link(struct tempos_link *link, const char *address, uint16_t por
 	if (getrandom(&link->client, sizeof(link->client), 0) != sizeof(link->client))
 		return tempos_fail(link, TEMPOS_FAILED_SYSTEM, "no random number: %s", strerror(errno));
 	link->last_id = (uint32_t)link->client;
-	snprintf(link->broker, sizeof(link->broker), "%s:%u", address, port ? port : TEMPOS_CONTROL_PORT);
-	link->control = tempos_connected(link, address, port ? port : TEMPOS_CONTROL_PORT);
+	link->control_port = port ? port : TEMPOS_CONTROL_PORT;
+	snprintf(link->broker, sizeof(link->broker), "%s:%u", address, link->control_port);
+	link->control = tempos_connected(link, address, link->control_port);
 	return link->control < 0 ? link->control : 0;
 }
 
@@ -179,8 +228,8 @@ int tempos_ask(struct tempos_link *link, const struct tempos_writer *request, ui
 	if (request->full)
 		return tempos_fail(link, TEMPOS_FAILED_ARGUMENT, "the request is longer than %d bytes", CONTROL_MAX);
 	for (size_t attempt = 0; attempt < sizeof(retry_after_ms) / sizeof(*retry_after_ms); attempt++) {
-		/* Refused ports show as errors of later calls: then it is asked again, too. */
-		(void)!send(link->control, request->bytes, request->length, 0);
+		/* What cannot be sent now is sent again like what is not answered. */
+		(void)!tempos_send(link, link->control, link->control_port, request->bytes, request->length);
 		until = tempos_now_ms() + retry_after_ms[attempt];
 		for (int64_t left = until - tempos_now_ms(); left > 0; left = until - tempos_now_ms()) {
 			struct pollfd ready = {link->control, POLLIN, 0};

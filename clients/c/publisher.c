@@ -33,7 +33,8 @@ int tempos_publisher_open(struct tempos_publisher *self, const char *address, ui
 	if (!code)
 		code = tempos_read_topic(&self->link, &reply, &self->topic, &self->raw);
 	if (!code) {
-		self->data = tempos_connected(&self->link, address, data_port ? data_port : TEMPOS_DATA_PORT);
+		self->data_port = data_port ? data_port : TEMPOS_DATA_PORT;
+		self->data = tempos_connected(&self->link, address, self->data_port);
 		code = self->data < 0 ? self->data : 0;
 	}
 	if (!code && getrandom(&self->publisher, sizeof(self->publisher), 0) != sizeof(self->publisher))
@@ -60,11 +61,8 @@ int tempos_publish(struct tempos_publisher *self, const void *body, size_t lengt
 	if (!size)
 		return tempos_fail(&self->link, TEMPOS_FAILED_ARGUMENT, "a body of %zu bytes is larger than a datagram",
 			    length);
-	for (int attempt = 0; send(self->data, self->out, size, 0) < 0; attempt++)
-		/* An error may be that of an earlier datagram: this one has not been sent yet. */
-		if (errno != ECONNREFUSED || attempt)
-			return tempos_fail(&self->link, TEMPOS_FAILED_SYSTEM, "cannot send %zu bytes: %s", size,
-				    strerror(errno));
+	if (tempos_send(&self->link, self->data, self->data_port, self->out, size))
+		return tempos_fail(&self->link, TEMPOS_FAILED_SYSTEM, "cannot send %zu bytes: %s", size, strerror(errno));
 	self->sequence++;
 	return 0;
 }

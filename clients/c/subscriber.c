@@ -4,6 +4,7 @@
 
 #include "tempos.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <poll.h>
@@ -52,9 +53,24 @@ static bool receive_proof(struct tempos_subscriber *self, uint8_t *proof)
 	return false;
 }
 
+/* Where we were a member: that ends, and its counts are told from here. */
+static void add_former(const struct tempos_subscriber *self, struct tempos_writer *request)
+{
+	const struct in_addr former = {self->former};
+	char text[INET_ADDRSTRLEN];
+
+	if (!self->former)
+		return;
+	tempos_add_text(request, "former");
+	tempos_add_list(request, 1);
+	tempos_add_list(request, 2);
+	tempos_add_text(request, inet_ntop(AF_INET, &former, text, sizeof(text)) ? text : "");
+	tempos_add_number(request, self->port);
+}
+
 static int subscribe(struct tempos_subscriber *self, const uint8_t *proof, struct tempos_reply *reply)
 {
-	const size_t fields = 3 + !self->own_group;
+	const size_t fields = 3 + !self->own_group + (self->former != 0);
 	struct tempos_writer request;
 	const uint32_t id = tempos_begin_request(&self->link, &request, "subscribe", fields);
 
@@ -71,19 +87,24 @@ static int subscribe(struct tempos_subscriber *self, const uint8_t *proof, struc
 	tempos_add_head(&request, 0xc4, proof ? PROOF_LEN : 0, 1);
 	if (proof)
 		tempos_add(&request, proof, PROOF_LEN);
+	add_former(self, &request);
 	tempos_end_request(&request, PADDED_LONG, PAD);
 	return tempos_ask(&self->link, &request, id, reply);
 }
 
+/* Become a member, or one again. */
 static int join(struct tempos_subscriber *self)
 {
 	const bool again = self->link.instance != 0;
 	struct tempos_reply reply;
 	struct tempos_value group;
-	uint64_t lease, heartbeat, instance, epoch;
+	uint64_t heartbeat, instance, epoch;
 	uint8_t proof[PROOF_LEN];
-	int code = subscribe(self, NULL, &reply);
+	int code;
 
+	if (again && tempos_ours(&self->link) != self->ours)
+		self->former = self->ours;
+	code = subscribe(self, NULL, &reply);
 	for (int i = 0; i < PROOFS && code == TEMPOS_FAILED_REFUSED && !strcmp(reply.code, "prove"); i++) {
 		if (reply.proves)
 			memcpy(proof, reply.proof, PROOF_LEN);
@@ -98,9 +119,8 @@ static int join(struct tempos_subscriber *self)
 	code = tempos_read_topic(&self->link, &reply, &self->topic, &self->raw);
 	if (code)
 		return code;
-	if (!tempos_find_number(reply.ok, reply.end, "lease_ms", 86400000, &lease) ||
-	    !tempos_find_number(reply.ok, reply.end, "heartbeat_ms", 86400000, &heartbeat) || !heartbeat)
-		return tempos_bad_reply(&self->link, "lease");
+	if (!tempos_find_number(reply.ok, reply.end, "heartbeat_ms", 86400000, &heartbeat) || !heartbeat)
+		return tempos_bad_reply(&self->link, "heartbeat");
 	if (!tempos_find_number(reply.ok, reply.end, "instance", UINT32_MAX, &instance) ||
 	    !tempos_find_number(reply.ok, reply.end, "epoch", UINT32_MAX, &epoch))
 		return tempos_bad_reply(&self->link, "epoch");
@@ -111,12 +131,26 @@ static int join(struct tempos_subscriber *self)
 	if (again && instance != self->link.instance)
 		tempos_gaps_new_broker(&self->gaps);
 	self->link.instance = (uint32_t)instance;
-	self->lease_ms = (int64_t)lease;
 	self->heartbeat_ms = (int64_t)heartbeat;
-	self->heard = tempos_now_ms();
-	self->next_heartbeat = self->heard + self->heartbeat_ms;
+	self->heard = self->next_heartbeat = tempos_now_ms();
+	self->ours = tempos_ours(&self->link);
+	if (self->former)
+		/* The broker books what came there before that account is settled. */
+		for (struct tempos_epoch *each = self->gaps.epochs; each < self->gaps.epochs + EPOCHS; each++)
+			each->acknowledged = -1;
+	else
+		self->next_heartbeat += self->heartbeat_ms;
 	tempos_gaps_in_force(&self->gaps, (uint32_t)epoch);
 	return 0;
+}
+
+/* Become a member again, or try to: a broker that does not answer now is told by the next heartbeats that we are not. */
+static int join_again(struct tempos_subscriber *self)
+{
+	const int code = join(self);
+
+	self->rejoined++;
+	return code == TEMPOS_FAILED_NO_ANSWER ? 0 : code;
 }
 
 /* What a heartbeat tells: epochs of which the broker has not acknowledged what arrived. */
@@ -131,7 +165,7 @@ static uint32_t tell(struct tempos_subscriber *self, struct tempos_writer *reque
 			self->telling[self->tells].epoch = each->number;
 			self->telling[self->tells++].received = tempos_gaps_told(each);
 		}
-	id = tempos_begin_request(&self->link, request, op, 5);
+	id = tempos_begin_request(&self->link, request, op, 5 + (self->former != 0));
 	tempos_add_text(request, "port");
 	tempos_add_number(request, self->port);
 	tempos_add_text(request, "full");
@@ -162,6 +196,7 @@ static uint32_t tell(struct tempos_subscriber *self, struct tempos_writer *reque
 			tempos_add_number(request, self->telling[i].received);
 		}
 	}
+	add_former(self, request);
 	tempos_end_request(request, PADDED, 0);
 	return id;
 }
@@ -178,7 +213,7 @@ static void heartbeat(struct tempos_subscriber *self)
 
 	self->next_heartbeat = tempos_now_ms() + self->heartbeat_ms;
 	self->heartbeat_id = tell(self, &request, "heartbeat");
-	(void)!send(self->link.control, request.bytes, request.length, 0);
+	(void)!tempos_send(&self->link, self->link.control, self->link.control_port, request.bytes, request.length);
 }
 
 /* An answer to a heartbeat: the epoch in force, or that this is no member any more. */
@@ -197,10 +232,10 @@ static int heard(struct tempos_subscriber *self)
 	if (!reply.ok) {
 		if (strcmp(reply.code, "unknown member"))
 			return strcmp(reply.code, "stopping") ? TEMPOS_FAILED_REFUSED : 0;
-		self->rejoined++;
-		return join(self);
+		return join_again(self);
 	}
 	self->heard = tempos_now_ms();
+	self->former = 0;
 	acknowledged(self);
 	if (!tempos_find(reply.ok, reply.end, "epochs", TEMPOS_LIST, &epochs, &inside))
 		return 0;
@@ -221,11 +256,7 @@ static int heard(struct tempos_subscriber *self)
 			tempos_gaps_in_force(&self->gaps, (uint32_t)values[1]);
 		}
 	}
-	if (!mine) {
-		self->rejoined++;
-		return join(self);
-	}
-	return 0;
+	return mine ? 0 : join_again(self);
 }
 
 int tempos_subscriber_open(struct tempos_subscriber *self, const char *address, uint16_t control_port,
@@ -278,15 +309,12 @@ static uint64_t wall_clock(void)
 /* Tell who sent a probe, by way of the broker, that it has come; nobody waits for it here. */
 static void report(struct tempos_subscriber *self, uint64_t received_ns, const struct sockaddr_in *from)
 {
-	struct sockaddr_in to = *from, ours = {0};
-	socklen_t size = sizeof(ours);
+	struct sockaddr_in to = *from;
 	const uint8_t *port = self->event.envelope + offsetof(struct tempos_envelope, data_port);
 	size_t length;
 
-	/* The control socket is connected, so it has the address that events come to. */
-	(void)getsockname(self->link.control, (struct sockaddr *)&ours, &size);
 	memcpy(&to.sin_port, port, sizeof(to.sin_port));
-	length = tempos_report(self->in, &self->event, received_ns, ours.sin_addr.s_addr, self->port, self->group);
+	length = tempos_report(self->in, &self->event, received_ns, self->ours, self->port, self->group);
 	if (!length)
 		return;
 	tempos_put(self->in + offsetof(struct tempos_event_header, sent_ns), wall_clock(), 8);
@@ -357,16 +385,8 @@ int tempos_next(struct tempos_subscriber *self, int timeout_ms, const uint8_t **
 			self->event.body = NULL;
 		}
 		now = tempos_now_ms();
-		if (now >= self->next_heartbeat) {
+		if (now >= self->next_heartbeat)
 			heartbeat(self);
-			if (now - self->heard > self->lease_ms) {
-				/* Silent for a lease: wherever it is, it asks for a place again. */
-				self->rejoined++;
-				code = join(self);
-				if (code)
-					return code;
-			}
-		}
 		wait = self->next_heartbeat < until ? self->next_heartbeat - now : until - now;
 		if (poll(ready, 2, wait < 0 ? 0 : (int)wait) < 0 && errno != EINTR)
 			return tempos_fail(&self->link, TEMPOS_FAILED_SYSTEM, "cannot wait for events: %s", strerror(errno));

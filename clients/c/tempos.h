@@ -108,6 +108,8 @@ uint64_t tempos_gaps_missed(const struct tempos_gaps *gaps);
 
 struct tempos_link {
 	int control;
+	uint32_t ip; /* of the broker, network byte order */
+	uint16_t control_port;
 	uint64_t client;
 	uint32_t last_id;
 	uint32_t instance;
@@ -118,7 +120,7 @@ struct tempos_link {
 struct tempos_publisher {
 	struct tempos_link link;
 	int data;
-	uint16_t topic;
+	uint16_t data_port, topic;
 	bool raw; /* the topic's framing */
 	uint32_t publisher, sequence;
 	uint8_t out[TEMPOS_DATAGRAM_MAX];
@@ -127,7 +129,7 @@ struct tempos_publisher {
 /* Find a topic at the broker of this IPv4 address. Ports: 0 means the usual ones. */
 int tempos_publisher_open(struct tempos_publisher *self, const char *address, uint16_t control_port,
 			  uint16_t data_port, const char *topic);
-/* Send one event; 0. It is on its way then, no more: UDP may lose it. */
+/* Send one event; 0. It is on its way then, no more: UDP may lose it. Where there is no way now, the next call may find one. */
 int tempos_publish(struct tempos_publisher *self, const void *body, size_t length);
 void tempos_publisher_close(struct tempos_publisher *self);
 
@@ -138,7 +140,8 @@ struct tempos_subscriber {
 	bool raw;
 	char name[256], group[260];
 	bool own_group;
-	int64_t heartbeat_ms, next_heartbeat, lease_ms, heard; /* milliseconds of the monotonic clock */
+	int64_t heartbeat_ms, next_heartbeat, heard; /* milliseconds of the monotonic clock; when the broker answered last */
+	uint32_t ours, former; /* our address as a member, and the one before, as long as that may be one; 0: none */
 	uint32_t from_ip;   /* where the broker's events come from, network byte order; 0: not known */
 	uint16_t from_port;
 	uint64_t foreign;   /* datagrams from anywhere else */
@@ -162,8 +165,9 @@ int tempos_subscriber_open(struct tempos_subscriber *self, const char *address, 
 			   const char *topic, const char *group);
 /*
  * The next body: 1 with `body` and `length`, good until the next call, and self->event of which it is one; 0 if
- * nothing came within `timeout_ms` (-1: wait for ever). Sends heartbeats, and becomes a member again after a
- * broker has lost its memory.
+ * nothing came within `timeout_ms` (-1: wait for ever). Sends heartbeats, and becomes a member again where a
+ * broker has lost its memory or our address is another one now. A broker that is silent is no failure: what its
+ * fast path goes on forwarding comes, and it is asked on (`heard`).
  */
 int tempos_next(struct tempos_subscriber *self, int timeout_ms, const uint8_t **body, size_t *length);
 /* Leave, and tell the last counts. */

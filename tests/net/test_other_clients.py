@@ -264,6 +264,62 @@ def test_it_is_a_member_again_after_the_broker_has_lost_its_memory(client: Clien
             assert second.wait_delivered(NARROW.name, EVENTS).closed
 
 
+def moves(node: Node, old: str, new: str, gateway: str) -> None:
+    """The node's one address there is another one from now on."""
+
+    def ip(command: str) -> str:
+        done = subprocess.run(["ip", *command.split()], check=True, capture_output=True, text=True)
+        return done.stdout
+
+    def move() -> None:
+        links = json.loads(ip("-j addr"))
+        (name,) = (
+            link["ifname"] for link in links for each in link["addr_info"] if each["local"] == old
+        )  # fmt: skip
+        ip(f"addr del {old}/24 dev {name}")
+        ip(f"addr add {new}/24 dev {name}")
+        ip(f"route replace default via {gateway}")
+
+    node.call(move)
+
+
+@pytest.mark.netns
+@pytest.mark.parametrize("topic", [NARROW, OLD], ids=["event", "raw"])
+def test_it_goes_on_at_another_address_of_its_machine(client: Client, topic: Topic) -> None:
+    require_netns()
+    with build("straight") as topology, ExitStack() as stack:
+        often = {"heartbeat": 0.2}
+        broker = stack.enter_context(Broker(topology.broker, {topic: ()}, mode="off", control=often))
+        reader = stack.enter_context(reading(topology, client, topic, "g"))
+        command = [*client.pub, topology.broker.address, topic.name]
+        pub = topology.publisher.call(lambda: subprocess.Popen(command, stdin=subprocess.PIPE, text=True))
+        stack.callback(pub.wait)
+        assert pub.stdin is not None
+        stack.callback(pub.stdin.close)
+        pub.stdin.write(LINES)
+        pub.stdin.flush()
+        assert reader.lines(EVENTS) == LINES.split()
+        new = []
+        for node, gateway in (
+            (topology.subscriber, topology.facing_subscriber),
+            (topology.publisher, topology.broker.address),
+        ):
+            new.append(node.address.rpartition(".")[0] + ".77")
+            moves(node, node.address, new[-1], gateway)
+
+        def members() -> list[str]:
+            (group,) = broker.entry(topic.name)["groups"]
+            return [member["ip"] for member in group["members"]]
+
+        until(lambda: members() == new[:1])
+        pub.stdin.write(LINES)
+        pub.stdin.flush()
+        assert reader.lines(EVENTS) == LINES.split()
+        rest, losses = reader.end()
+        assert (rest, losses.split(", late")[0]) == ([], f"received {2 * EVENTS}, missed 0")
+        assert broker.wait_delivered(topic.name, 2 * EVENTS).closed
+
+
 @pytest.mark.netns
 def test_it_says_why_it_cannot(client: Client) -> None:
     require_netns()

@@ -151,6 +151,11 @@ export class Gaps {
       .map((epoch) => ({ epoch: epoch.number, datagrams: told(epoch) }));
   }
 
+  /** Take nothing as booked. */
+  tellAgain(): void {
+    for (const epoch of this.#epochs.values()) epoch.acknowledged = -1;
+  }
+
   /** The broker has booked this. */
   acknowledge(count: Count): void {
     const epoch = this.#epochs.get(count.epoch);

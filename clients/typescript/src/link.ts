@@ -70,6 +70,84 @@ export function topicIn(ok: Table): Topic {
   return { id: numberIn(told, "id", abi.TOPIC_MAX), name: told["name"], raw: told["framing"] === "raw" };
 }
 
+/** Codes of a datagram that was not sent because there is no way from the address that the socket began with. */
+const WAYLESS = new Set([
+  ...["EINVAL", "EADDRNOTAVAIL", "ENETUNREACH", "EHOSTUNREACH", "ENETDOWN", "EDESTADDRREQ", "ENOTCONN"],
+  // Of a socket whose last attempt to find one has failed.
+  "ERR_SOCKET_BAD_PORT",
+]);
+/** Tries of one datagram: an error may be that of one before, or of a way that is none any more. */
+const TRIES = 3;
+
+/** A UDP socket that is connected. It keeps the address that it began with until that is ours no more. */
+export class Connected {
+  readonly #socket: Socket;
+  readonly #address: string;
+  readonly #port: number;
+  #taking: Promise<void> | undefined;
+
+  private constructor(socket: Socket, address: string, port: number) {
+    this.#socket = socket;
+    this.#address = address;
+    this.#port = port;
+  }
+
+  static async open(address: string, port: number): Promise<Connected> {
+    return new Connected(await udp(address, port), address, port);
+  }
+
+  /** This machine's address towards the broker; where there is no way, nobody's. */
+  get ours(): string {
+    try {
+      return this.#socket.address().address;
+    } catch {
+      return "0.0.0.0";
+    }
+  }
+
+  onMessage(heard: (datagram: Uint8Array) => void): void {
+    this.#socket.on("message", heard);
+  }
+
+  /** Hand a datagram to the kernel, by another way where our address is gone. Throws what the system says. */
+  async send(datagram: Uint8Array): Promise<void> {
+    for (let left = TRIES - 1; ; left--) {
+      try {
+        await this.#taking;
+        await this.#put(datagram);
+        return;
+      } catch (error) {
+        const code = (error as NodeJS.ErrnoException).code ?? "";
+        if (left === 0 || (code !== "ECONNREFUSED" && !WAYLESS.has(code))) throw error;
+        if (code !== "ECONNREFUSED") await this.#takeWay();
+      }
+    }
+  }
+
+  close(): void {
+    this.#socket.close();
+  }
+
+  #put(datagram: Uint8Array): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#socket.send(datagram, (error) => (error ? reject(error) : resolve()));
+    });
+  }
+
+  #takeWay(): Promise<void> {
+    this.#taking ??= new Promise<void>((resolve, reject) => {
+      try {
+        this.#socket.disconnect();
+      } catch {
+        // The last attempt has failed.
+      }
+      const done = (error?: Error): void => (error ? reject(error) : resolve());
+      this.#socket.connect(this.#port, this.#address, done);
+    }).finally(() => (this.#taking = undefined));
+    return this.#taking;
+  }
+}
+
 /** A UDP socket, connected if `port` is given. */
 export function udp(address?: string, port?: number): Promise<Socket> {
   return new Promise((resolve, reject) => {
@@ -90,24 +168,24 @@ export function udp(address?: string, port?: number): Promise<Socket> {
 export class Link {
   readonly client = randomBytes(8).readBigUInt64BE();
   readonly where: string;
-  readonly #socket: Socket;
+  readonly #socket: Connected;
   readonly #waiting = new Map<number, Waiting>();
   #lastId = randomBytes(4).readUInt32BE();
 
   /** This machine's address towards the broker. */
   get ours(): string {
-    return this.#socket.address().address;
+    return this.#socket.ours;
   }
 
-  private constructor(socket: Socket, where: string) {
+  private constructor(socket: Connected, where: string) {
     this.#socket = socket;
     this.where = where;
-    socket.on("message", (datagram) => this.#receive(datagram));
+    socket.onMessage((datagram) => this.#receive(datagram));
   }
 
   static async open(broker: Broker): Promise<Link> {
     const port = broker.controlPort ?? abi.CONTROL_PORT;
-    return new Link(await udp(broker.address, port), `${broker.address}:${port}`);
+    return new Link(await Connected.open(broker.address, port), `${broker.address}:${port}`);
   }
 
   /** Send a request until it is answered; throws Refused or NoAnswer. */
@@ -117,7 +195,8 @@ export class Link {
     try {
       for (const wait of RETRY_AFTER_MS) {
         const answer = this.#answer(id, wait);
-        this.#socket.send(datagram, () => undefined);
+        // What cannot be sent now is sent again like what is not answered.
+        this.#socket.send(datagram).catch(() => undefined);
         const ok = await answer;
         if (ok !== undefined) return ok;
       }

@@ -48,7 +48,8 @@ export interface Event {
 
 /**
  * A member of a group of a topic: `for await (const event of subscriber)`. Heartbeats go by themselves; after a
- * broker has lost its memory it becomes a member again.
+ * broker has lost its memory, or our address is another one, it becomes a member again; a broker that is silent is
+ * asked on.
  */
 export class Subscriber implements AsyncIterable<Event> {
   readonly gaps = new Gaps();
@@ -67,6 +68,9 @@ export class Subscriber implements AsyncIterable<Event> {
   #topic: Topic | undefined;
   #group = "";
   #instance: number | undefined;
+  /** Our address as a member, and where we were one before, as long as that may not be over. */
+  #ours = "";
+  #former: [string, number][] = [];
   #heartbeatMs = 2500;
   #timer: NodeJS.Timeout | undefined;
   #proof: ((proof: Uint8Array) => void) | undefined;
@@ -141,6 +145,7 @@ export class Subscriber implements AsyncIterable<Event> {
   }
 
   async #join(): Promise<void> {
+    if (this.#ours !== "" && this.#link.ours !== this.#ours) this.#former = [[this.#ours, this.#socket.address().port]];
     const ok = await this.#subscribe();
     const instance = numberIn(ok, "instance", 0xffffffff);
     this.#topic = topicIn(ok);
@@ -149,7 +154,10 @@ export class Subscriber implements AsyncIterable<Event> {
     if (this.#instance !== undefined && this.#instance !== instance) this.gaps.newBroker();
     this.#instance = instance;
     this.gaps.inForce(numberIn(ok, "epoch", 0xffffffff));
-    this.#schedule();
+    this.#ours = this.#link.ours;
+    // The broker books what came at the former place before that account is settled.
+    if (this.#former.length > 0) this.gaps.tellAgain();
+    this.#schedule(this.#former.length > 0 ? 0 : this.#heartbeatMs);
   }
 
   /**
@@ -163,7 +171,7 @@ export class Subscriber implements AsyncIterable<Event> {
     for (let left = PROOFS; ; left--) {
       const arrives = this.#arriving();
       try {
-        return await this.#link.ask("subscribe", { ...fields, proof });
+        return await this.#link.ask("subscribe", { ...fields, ...this.#elsewhere(), proof });
       } catch (error) {
         if (!(error instanceof Refused) || error.code !== "prove" || left === 0) throw error;
         proof = error.proof ?? (await arrives.proof);
@@ -191,17 +199,24 @@ export class Subscriber implements AsyncIterable<Event> {
     };
   }
 
-  #schedule(): void {
+  /** Where we were a member: that ends, and its counts are told from here. */
+  #elsewhere(): Table {
+    return this.#former.length > 0 ? { former: this.#former } : {};
+  }
+
+  #schedule(after = this.#heartbeatMs): void {
     clearTimeout(this.#timer);
-    if (!this.#closed) this.#timer = setTimeout(() => void this.#heartbeat(), this.#heartbeatMs);
+    if (!this.#closed) this.#timer = setTimeout(() => void this.#heartbeat(), after);
   }
 
   async #heartbeat(): Promise<void> {
     this.#schedule();
     const told = this.gaps.report().slice(0, TOLD_AT_ONCE);
+    const former = this.#former;
     try {
       const ok = await this.#link.ask("heartbeat", this.#telling(told));
       for (const each of told) this.gaps.acknowledge(each);
+      if (former === this.#former) this.#former = [];
       const rows = Array.isArray(ok["epochs"]) ? ok["epochs"] : [];
       const mine = rows.find((row) => Array.isArray(row) && row[0] === this.#topic?.id);
       const epoch = Array.isArray(mine) ? mine[1] : undefined;
@@ -239,6 +254,7 @@ export class Subscriber implements AsyncIterable<Event> {
       : told.map((each) => [id, this.#group, each.epoch, each.datagrams]);
     return {
       port: this.#socket.address().port,
+      ...this.#elsewhere(),
       full: true,
       instance: this.#instance,
       topics: [[id, USELESS]],
