@@ -108,6 +108,10 @@ class KernelJournals(Protocol):
         """Once: what an earlier broker left of a topic in another size."""
         ...
 
+    def followed(self, topic: int) -> None:
+        """That of a topic has what fits of the one before, which need not outlive this process any more."""
+        ...
+
 
 class FastPath(Protocol):
     """The kernel's side of the routes."""

@@ -1,16 +1,18 @@
 """Journals in the kernel: an array of cells for each topic that has one, which programs and processes write.
 
 The rules of that memory are in fastpath/bpf/journal.h. It is found by the row of its topic, and goes with the
-pinned maps from one broker to the next. One that a kernel refuses is an obstacle to nothing but the fast path
+pinned maps from one broker to the next; one that another takes the place of is pinned by itself until that
+has followed it. One that a kernel refuses is an obstacle to nothing but the fast path
 of its topic. Blocking: swapping one waits for a grace period.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tempos import Topic
@@ -20,18 +22,23 @@ from tempos._slots import JournalLayout, is_owned, journal_owner
 from tempos.errors import one_line
 from tempos_bpf.errors import BpfError
 from tempos_bpf.maps import Map, MapType, create_map
+from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.structs import struct_bytes, struct_from, struct_new
+from tempos_fastpath.survival.pins import Pins
 
 #: <linux/bpf.h>
 _MMAPABLE, _INNER_MAP = 1 << 10, 1 << 12
 _FLAGS = _MMAPABLE | _INNER_MAP
+_log = logging.getLogger(__name__)
 
 
 class KernelJournals:
     """The map `journals`; ``rows``: where topics stand in it."""
 
-    def __init__(self, table: Map, rows: Rows) -> None:
+    def __init__(self, table: Map, rows: Rows, pins: Callable[[], Pins | None] = lambda: None) -> None:
+        """``pins``: where what is to outlive this process is pinned; None: nothing is."""
         self._table = table
+        self._pins = pins
         self._row_of = rows.of
         self._held: dict[int, Map] = {}
         self._layouts: dict[int, JournalLayout] = {}
@@ -50,6 +57,10 @@ class KernelJournals:
                 # Each that is taken out waits for a grace period.
                 if row not in known and self._table.lookup(row) is not None:
                     self._table.delete(row)
+            pins = self._pins()
+            for row in () if pins is None else pins.journals():
+                if row not in known:
+                    self._pin(row, None)
         for topic in topics:
             self.put(topic)
 
@@ -73,9 +84,12 @@ class KernelJournals:
                     made = self._replaced.pop(topic.id)
                     self._table.update(row, made)
                     before.close()
+                    self._pin(row, None)
                 else:
                     made = _make(layout, before)
                     try:
+                        if before is not None:
+                            self._pin(row, before)
                         self._table.update(row, made)
                     except BaseException:
                         made.close()
@@ -88,6 +102,8 @@ class KernelJournals:
                 if self._table.lookup(row) is not None:
                     self._table.delete(row)
                 return
+            if topic.id not in self._held and topic.id not in self._former:
+                self._find_pinned(row, topic)
             self._held[topic.id], self._layouts[topic.id] = made, layout
 
     def drop(self, topic: int) -> None:
@@ -96,6 +112,7 @@ class KernelJournals:
             self._refused.pop(topic, None)
             if self._forget(topic):
                 self._table.delete(self._row_of[topic])
+                self._pin(self._row_of[topic], None)
 
     def journal(self, topic: int, layout: JournalLayout) -> int | None:
         """That of a topic's journal of that size, the caller's to close; None: there is none."""
@@ -106,13 +123,22 @@ class KernelJournals:
             return os.dup(self._held[topic].fd)
 
     def former_journal(self, topic: int) -> tuple[int, JournalLayout] | None:
-        """Once: the descriptor, the caller's to close, of what an earlier broker left in another size."""
+        """Once: the descriptor, the caller's to close, of what an earlier broker left in another size.
+
+        Also where that broker had begun to replace it, and did not live to take over what it had.
+        """
         with self._changing:
             if (former := self._former.pop(topic, None)) is None:
                 return None
             with former:
                 layout = _layout(former)
                 return None if layout is None else (os.dup(former.fd), layout)
+
+    def followed(self, topic: int) -> None:
+        """What is in force has all that fits of the one before."""
+        with self._changing:
+            if (row := self._row_of.get(topic)) is not None:
+                self._pin(row, None)
 
     def refusal(self, topic: int) -> str:
         """Why the kernel has none of a topic that should have one; empty: it has."""
@@ -138,6 +164,30 @@ class KernelJournals:
             return left
         left.close()
         return None
+
+    def _find_pinned(self, row: int, topic: Topic) -> None:
+        """What an earlier broker had begun to replace."""
+        pins = self._pins()
+        if pins is None or row not in pins.journals():
+            return
+        former = pins.journal(row)
+        if is_owned(int(_head(former).identity), journal_owner(topic.name, topic.framing.value)):
+            self._former[topic.id] = former
+        else:
+            former.close()
+            self._pin(row, None)
+
+    def _pin(self, row: int, former: Map | None) -> None:
+        """Have what was a topic's journal so far outlive this process, or let go of it."""
+        if (pins := self._pins()) is None:
+            return
+        try:
+            if former is None:
+                pins.drop_journal(row)
+            else:
+                pins.put_journal(row, former)
+        except NotPinned as error:
+            _log.warning("a journal that is replaced does not outlive this broker: %s", one_line(error))
 
     def _replace(self, topic: int, before: Map) -> None:
         if topic not in self._held:

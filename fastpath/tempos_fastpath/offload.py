@@ -112,7 +112,7 @@ class Offload:
         self._sources = Sources(self._programs.map("sources"), self._programs.map("asked"), port)
         #: Whether what is known of sources may be outdated; so is what an earlier broker knew.
         self._ask_anew = True
-        self.journals = KernelJournals(self._programs.map("journals"), rows)
+        self.journals = KernelJournals(self._programs.map("journals"), rows, resources.where_pinned)
         self._pulse = Pulse(self._programs.map("pulse").mmap(), gone_after / 3)
         self._callbacks: list[Callable[[], None]] = []
         self._wanted = Wanted(self._tos)

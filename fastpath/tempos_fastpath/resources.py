@@ -84,6 +84,10 @@ class Resources:
                 drops.pin(self.pins)
         _log.info("the fast path is pinned to %s now, and outlives the broker", self.pins.folder)
 
+    def where_pinned(self) -> Pins | None:
+        """Where what outlives this process is pinned; None: nothing does."""
+        return self.pins if self.programs.pinned else None
+
     def unseen(self, facts: Facts) -> tuple[InterfaceStatus, ...]:
         """The interfaces by which events come in that no program sees, and why."""
         attachments = self.programs.attachments
@@ -103,10 +107,9 @@ class Resources:
             return {}, f"; the earlier broker's routes were taken out, for they cannot be read: {reason}"
 
     def _count_drops(self) -> tuple[Drops | None, str]:
-        where = self.pins if self.programs.pinned else None
         try:
             maps = {name: self.programs.map(name) for name in ("egress", "copies", "sending")}
-            drops = Drops(self.ownership.identity, maps, where, adopt=self.programs.adopted)
+            drops = Drops(self.ownership.identity, maps, self.where_pinned(), adopt=self.programs.adopted)
             drops.watch(self.programs.interfaces.values())
         except Unavailable as error:
             return None, f"; losses behind the redirect are not counted ({one_line(error)})"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path as File
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from support.program import ADDRESSES, LOOPBACK, Rig, put_route
 
 from tempos import Framing, Reason, Topic
 from tempos._abi import Way
-from tempos._slots import JournalLayout
+from tempos._slots import JournalLayout, journal_owner
 from tempos.wire import encode_event, encode_raw
 from tempos_bpf.objects import BpfObject, Verdict
 from tempos_fastpath.clone import MAPS
@@ -24,7 +25,8 @@ from tempos_fastpath.clone import OBJECT as CLONE
 from tempos_fastpath.journals import KernelJournals
 from tempos_fastpath.layout import encode_route
 from tempos_fastpath.plan import Hop, Plan
-from tempos_fastpath.survival.pins import LATENCY
+from tempos_fastpath.survival.ownership import Identity
+from tempos_fastpath.survival.pins import LATENCY, Pins
 
 memory = pytest.importorskip("tempos_broker.journal.memory", reason="the compiled helper is not built")
 pytestmark = [pytest.mark.kernel]
@@ -56,15 +58,15 @@ def plan(topic: int, framing: Framing, groups: int = 1, way: Way = Way.ONE, epoc
 class Kept:
     """The journal of a topic in a rig, as this process has it."""
 
-    def __init__(self, rig: Rig, topic: Topic) -> None:
+    def __init__(self, rig: Rig, topic: Topic, pins: Pins | None = None) -> None:
         rig.configure([topic])
-        self.journals = KernelJournals(rig.map("journals"), rig.rows)
+        self.journals = KernelJournals(rig.map("journals"), rig.rows, lambda: pins)
         self.journals.put(topic)
         assert not self.journals.refusal(topic.id)
         layout = JournalLayout.of(topic.journal, topic.journal_room)
         descriptor = self.journals.journal(topic.id, layout)
         assert descriptor is not None
-        self.memory = memory.Memory(descriptor, layout)
+        self.memory = memory.Memory(descriptor, layout, journal_owner(topic.name, topic.framing.value))
         os.close(descriptor)
 
     def entries(self) -> list[Any]:
@@ -210,6 +212,39 @@ def test_another_size_and_the_next_broker_find_their_places(rig: Rig) -> None:
     assert [each.tickets for each in larger.entries()] == [(0,), (1,)]
     larger.journals.put(replace(topic, journal=0))
     assert rig.map("journals").lookup(7) is None
+
+
+def test_what_is_being_replaced_outlives_who_was_killed_meanwhile(rig: Rig, tmp_path: File) -> None:
+    pins = Pins(Identity(f"test {tmp_path.name}", os.getpid()))
+    topic = Topic(7, "kept", framing=Framing.RAW, journal=8)
+    larger = replace(topic, journal=64)
+    try:
+        kept = Kept(rig, topic, pins)
+        kept.memory.begin(5, 0)
+        rig.install(plan(7, Framing.RAW))
+        rig.run(frame(encode_raw(7, b"first")))
+        # All that this one does not live to: having it followed.
+        kept.journals.put(larger)
+        rig.run(frame(encode_raw(7, b"second")))
+        kept.journals.close()
+        assert pins.journals() == [7]
+        again = Kept(rig, larger, pins)
+        left = again.journals.former_journal(7)
+        assert left is not None
+        descriptor, layout = left
+        again.memory.follow(memory.Memory(descriptor, layout))
+        os.close(descriptor)
+        payloads = [encode_raw(7, body) for body in (b"first", b"second")]
+        assert [each.payload for each in again.entries()] == payloads
+        again.journals.followed(7)
+        assert pins.journals() == []
+        assert Kept(rig, larger, pins).journals.former_journal(7) is None
+        # Of another topic that has the id by now nothing is taken.
+        again.journals.put(topic)
+        other = Kept(rig, replace(topic, name="other"), pins)
+        assert (other.journals.former_journal(7), other.entries(), pins.journals()) == (None, [], [])
+    finally:
+        pins.remove()
 
 
 def test_what_is_taken_back_is_what_was_before(rig: Rig) -> None:

@@ -90,6 +90,8 @@ class Journals:
                 await asyncio.get_running_loop().run_in_executor(None, memory.follow, former)
             if self._former.get(topic) is former:
                 del self._former[topic]
+                if self._kernel is not None:
+                    await asyncio.get_running_loop().run_in_executor(None, self._kernel.followed, topic)
 
     def adopt(self, layouts: Mapping[int, JournalLayout | None], descriptors: Sequence[int]) -> None:
         """Write what another process has: by topic, with a descriptor for each that has a journal."""
@@ -254,7 +256,7 @@ class Journals:
             if epochs is not None:
                 self._epochs[topic.id] = epochs
         if topic.id not in self._epochs and not memory.is_new:
-            self._epochs[topic.id] = _epochs_in(memory)
+            self._epochs[topic.id] = _epochs_in(*([] if before is None else [before]), memory)
         self.of[topic.id], self._descriptors[topic.id] = memory, descriptor
         return True
 
@@ -284,12 +286,13 @@ class Journals:
         return self.of.pop(topic, None) is not None
 
 
-def _epochs_in(memory: Memory) -> Epochs:
-    """What a former life has left of epochs."""
+def _epochs_in(*memories: Memory) -> Epochs:
+    """What a former life has left of epochs: in what was replaced, and in what took its place."""
     epochs = Epochs()
-    for position in {position >> INSIDE: position for position in memory.positions()}.values():
-        if (entry := memory.read(position)) is not None:
-            epochs.found(entry.epoch, position - entry.tickets[0], entry.tickets[0] + 1)
+    for memory in memories:
+        for position in {position >> INSIDE: position for position in memory.positions()}.values():
+            if (entry := memory.read(position)) is not None:
+                epochs.found(entry.epoch, position - entry.tickets[0], entry.tickets[0] + 1)
     return epochs
 
 

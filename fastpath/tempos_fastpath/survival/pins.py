@@ -6,6 +6,7 @@
                                          counters pulse rows ports topics notes heard
                                          sources asked
                                          latency                                the same, where it is wanted
+                                         journal_ROW                            one that is being replaced
                                          identity                               what layout they have
                                          xdp_MODE_IFINDEX                       one link per interface
                                          tc_IFINDEX                             the same, of the tc program
@@ -62,6 +63,8 @@ MAPS = (
 )
 #: Pinned only where latency is measured.
 LATENCY = "latency"
+#: And the row of a topic: its journal before the one in the map, until that has followed it.
+_JOURNAL = "journal_"
 _IDENTITY = "identity"
 _FRESH = "_fresh"
 _TC = "tc_"
@@ -154,7 +157,8 @@ class Pins:
         """Pin ``maps`` in place of those that are there."""
         with self._writing():
             self.path(_IDENTITY).unlink(missing_ok=True)
-            self.path(LATENCY).unlink(missing_ok=True)
+            for path in (self.path(LATENCY), *self._files(_JOURNAL)):
+                path.unlink(missing_ok=True)
             for name in MAPS:
                 self._put(name, maps[name])
             with create_map(_IDENTITY, MapType.ARRAY, key_size=4, value_size=8, max_entries=1) as identity:
@@ -169,6 +173,22 @@ class Pins:
         """Remove the pin of something that is of no use any more, if there is one."""
         with self._writing():
             self.path(name).unlink(missing_ok=True)
+
+    def put_journal(self, row: int, journal: Map) -> None:
+        """Have the journal that was a topic's so far outlive this process."""
+        self.put_map(f"{_JOURNAL}{row}", journal)
+
+    def journals(self) -> list[int]:
+        """The rows whose former journals are there."""
+        rows = (path.name.removeprefix(_JOURNAL) for path in self._files(_JOURNAL))
+        return [int(row) for row in rows if row.isdecimal()]
+
+    def journal(self, row: int) -> Map:
+        """The former journal of that row; the caller closes it."""
+        return pinned_map(self.path(f"{_JOURNAL}{row}"))
+
+    def drop_journal(self, row: int) -> None:
+        self.drop(f"{_JOURNAL}{row}")
 
     def put_tracing(self, link: Link, name: str) -> None:
         """Pin what holds a tracing program, in place of the one that is there."""
