@@ -57,6 +57,15 @@ def kept() -> list[Account]:
     )
 
 
+def take_up(folder: Path, kernel: str) -> None:
+    """Have a folder of results go on from what is kept of it, if that is of the same ``kernel``."""
+    kept_before = KEPT / f"{folder.name}.json"
+    if kept_before.exists():
+        account = results.load(kept_before)
+        if account.kernel in (kernel, _number(kernel)):
+            results.take_up(account, folder)
+
+
 def write(folder: Path) -> None:
     """Keep the full runs whose results are in ``folder``, and write the documents anew.
 
@@ -81,9 +90,13 @@ def _plain(account: Account) -> Account:
     """Without what a kernel that is nobody's package is called where it was built."""
     if account.package:
         return account
-    release = account.kernel.partition("-")[0]
+    release = _number(account.kernel)
     rows = tuple({**row, "kernel": release} for row in account.rows)
     return replace(account, kernel=release, rows=rows)
+
+
+def _number(release: str) -> str:
+    return release.partition("-")[0]
 
 
 def page(accounts: Sequence[Account]) -> str:

@@ -16,6 +16,10 @@ FORMAT = 1
 _AREAS = ("kernel", "time-aware sending")
 #: Exit codes of pytest: all passed, some failed.
 _CAME_TO_ITS_END = (0, 1)
+#: The test that wrote a row.
+_ROWS_TEST = "tests.networks.test_networks", "test_a_network[{case}-{mode}]"
+#: How that ended, by the row's verdict; what else there is passed.
+_ENDED = {"wrong": "failure", "absent": "skipped"}
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,27 @@ def _join_tests(fresh: Path, before: Path) -> None:
         if (case.get("classname"), case.get("name")) not in names:
             suite.append(case)
     document.write(fresh)
+
+
+def take_up(kept: Account, folder: Path) -> None:
+    """Have ``folder``, if it has nothing of the networks, go on from the cases that are kept, and only these.
+
+    Of other tests but the number of those that passed is kept, and not which.
+    """
+    steps = [step for step in kept.steps if step["name"] == suites.NETWORKS]
+    if not steps or suites.NETWORKS in had(folder):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, lines in ((work.STEPS, steps), (work.ROWS, kept.rows)):
+        with (folder / name).open("a") as file:
+            file.writelines(json.dumps(line) + "\n" for line in lines)
+    suite = ET.Element("testsuite")
+    for row in kept.rows:
+        classname, name = _ROWS_TEST
+        case = ET.SubElement(suite, "testcase", classname=classname, name=name.format_map(row))
+        if (ended := _ENDED.get(row["verdict"])) is not None:
+            ET.SubElement(case, ended, message=row["fault"])
+    ET.ElementTree(suite).write(folder / f"{suites.NETWORKS}.xml")
 
 
 def gather(folder: Path, *, name: str, package: str, kernel: str, short: bool, trouble: str) -> Account:

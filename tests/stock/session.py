@@ -8,7 +8,20 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
-from stock import accelerator, cache, kernels, machine, needs, results, root, suites, table, tree, work
+from stock import (
+    accelerator,
+    cache,
+    documents,
+    kernels,
+    machine,
+    needs,
+    results,
+    root,
+    suites,
+    table,
+    tree,
+    work,
+)
 from stock.accelerator import Accelerator
 from stock.chroot import Failed, checked
 from stock.job import Step
@@ -25,8 +38,9 @@ def booted(wanted: str, *, short: bool, only: Sequence[str] = (), again: bool = 
     ``only``: these steps, the others' results are kept; ``again``: of them the tests that failed, or did not
     run, last time; ``minutes``: those of a step, after which it begins no further test.
     """
-    steps, revision = _steps(wanted, short=short, only=only, again=again, minutes=minutes), _revision()
+    revision = _revision()
     kernel, disks, runs = _prepared(wanted)
+    steps = _steps(wanted, kernel.release, short=short, only=only, again=again, minutes=minutes)
     fresh = _emptied(f"{wanted}.fresh")
     boot = machine.boot(kernel, disks, runs, steps, fresh, _heard(wanted))
     print(f"{wanted}: {boot.seconds:.0f} s from boot to power-off", flush=True)
@@ -45,7 +59,8 @@ def here(*, short: bool, only: Sequence[str] = (), again: bool = False,
     """The same on this machine's own kernel."""
     if os.geteuid():
         raise needs.Missing("root is needed: namespaces are built and BPF programs loaded")
-    steps, revision = _steps("host", short=short, only=only, again=again, minutes=minutes), _revision()
+    revision = _revision()
+    steps = _steps("host", platform.release(), short=short, only=only, again=again, minutes=minutes)
     fresh = _emptied("host.fresh")
     environment = {**os.environ, "PATH": f"{tree.SOURCE}/.venv/bin:{os.environ.get('PATH', '')}"}
     work.run_all(steps, tree.SOURCE, fresh, environment, _heard("host"))
@@ -92,9 +107,11 @@ def _emptied(name: str) -> Path:
     return folder
 
 
-def _steps(name: str, *, short: bool, only: Sequence[str], again: bool, minutes: float | None) -> list[Step]:
+def _steps(name: str, kernel: str, *, short: bool, only: Sequence[str], again: bool,
+           minutes: float | None) -> list[Step]:  # fmt: skip
     chosen = suites.chosen(only, short=short)
     if again:
+        documents.take_up(RESULTS / name, kernel)
         chosen = missing(RESULTS / name, chosen)
     return chosen if minutes is None else [suites.cut(step, minutes) for step in chosen]
 

@@ -188,6 +188,30 @@ def test_once_more_means_what_failed_and_what_is_new(folder: Path, monkeypatch: 
     assert suites.tests_of(short) == suites.tests_of(whole)
 
 
+def test_once_more_goes_on_from_the_cases_that_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (step,) = suites.chosen([suites.NETWORKS], short=False)
+    collected, name = suites.tests_of(step), "linux-image-amd64"
+    monkeypatch.setattr(suites, "tests_of", lambda step: collected)
+    kept, folder = results.load(documents.KEPT / f"{name}.json"), tmp_path / name
+    documents.take_up(folder, "6.1.0-0-amd64")
+    assert not folder.exists(), "of another kernel nothing is taken"
+    row = {**kept.rows[0], "verdict": "wrong", "fault": "lost 3"}
+    monkeypatch.setattr(results, "load", lambda path: replace(kept, rows=(row, *kept.rows[1:-1])))
+    for _ in range(2):
+        documents.take_up(folder, kept.kernel)
+        assert [each.name for each in session.missing(folder, [step])] == [suites.NETWORKS]
+        cases = {f"{each['case']}-{each['mode']}" for each in (kept.rows[-1], row)}
+        wanting = session.wanting(folder, step)
+        assert cases <= {name.partition("[")[2].rstrip("]") for name in wanting}
+        assert len(wanting) == len(collected) - len(kept.rows) + len(cases), "those that are kept are known"
+        taken = results.gather(folder, name=name, package="", kernel=kept.kernel, short=False, trouble="")
+        assert taken.rows == (row, *kept.rows[1:-1])
+        assert taken.steps == tuple(each for each in kept.steps if each["name"] == suites.NETWORKS)
+        assert list(taken.tests[suites.NETWORKS].failed.values()) == ["lost 3"]
+
+
 def test_the_short_form_loads_all_but_some_combinations_of_constants() -> None:
     ((short,), (whole,)) = (suites.chosen(["variants"], short=short) for short in (True, False))
     left_out = set(suites.tests_of(whole)) - set(suites.tests_of(short))
