@@ -51,7 +51,9 @@ def steps(*, short: bool) -> list[Step]:
         doctor,
         # One file, and its tests have nothing but a few maps in common.
         _pytest("variants", _VARIANTS, limit=600, at_once=_ANY_ORDER),
-        Step(DEMO, ("tempos", "demo", "--json"), limit=1800),
+        # A workflow's calls take the same ways as events and their replies, between programs that are no
+        # matter of a kernel.
+        Step(DEMO, ("tempos", "demo", "--json", "--events-only"), limit=1800),
         # They have nothing in common, and mostly wait.
         _pytest(NETWORKS, "tests/networks", limit=5400, at_once=("-n", "4", "--dist", "load")),
         # Its first test sends the whole table through every mode: that takes as long as all of it may.

@@ -1,7 +1,8 @@
 """The demo's caller: POSTs to a webhook and waits for each answer: `python -m tempos_bench.demo.call`.
 
-Calls come when they are due, so one that is answered late makes no later one look better. Prints one JSON
-object: how many were answered as they should be, what went wrong, and how long answers took.
+Calls come when they are due, so one that is answered late makes no later one look better. Prints a line every
+some calls, "called" with how many, and at the end one JSON object: how many were answered as they should be,
+what went wrong, and how long answers took.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from collections import Counter
 
 from tempos_bench.measure.stats import percentile
 
+#: Calls between two words about how it goes on.
+_WORD_EVERY = 20
+
 
 def call(args: argparse.Namespace) -> dict[str, object]:
     """Call so often; what came of it."""
@@ -22,6 +26,8 @@ def call(args: argparse.Namespace) -> dict[str, object]:
     wrong: Counter[str] = Counter()
     began = time.perf_counter()
     for number in range(args.calls):
+        if number % _WORD_EVERY == 0:
+            print(f"called {number}", flush=True)
         due = began + number / args.rate
         if (ahead := due - time.perf_counter()) > 0:
             time.sleep(ahead)
