@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
+from contextlib import nullcontext
+from pathlib import Path
+from typing import cast
 
 import pytest
 
 from tempos import Unavailable
-from tempos_bench.demo import demo
-from tempos_bench.demo.demo import WAYS, Outcome, as_text
+from tempos_bench.demo import demo, workflow
+from tempos_bench.demo.demo import WAYS, Outcome, Way, as_text
+from tempos_bench.nodes.node import Node, ProgramFailed
 
 DIRECT, SLOW, GENERIC, NATIVE = WAYS
 REASON = "XDP could be attached to no interface: eth0: the driver has no XDP"
@@ -68,3 +72,50 @@ def test_over_loopback_it_says_which_port_a_broker_that_runs_has(
             demo.nodes("no root"),
         ):
             pass
+
+
+class Caller:
+    """What makes the workflow's calls, by what it prints; ``limits``: how long each line was waited for."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines, self.limits = [*lines], list[float]()
+
+    def role(self, module: str, *words: object, cpu: int) -> Caller:
+        assert module == "demo.call"
+        return self
+
+    def wait_line(self, start: str = "", limit: float = 30.0) -> str:
+        self.limits.append(limit)
+        if not self.lines:
+            raise ProgramFailed(f"did not print within {limit:g} s")
+        return self.lines.pop(0)
+
+
+def test_calls_are_waited_for_as_long_as_they_go_on() -> None:
+    caller = Caller("called 0", "called 20", '{"calls": 40}')
+    assert workflow._calls(cast("Node", caller)) == {"calls": 40}
+    assert len(caller.limits) == 3
+    with pytest.raises(ProgramFailed):
+        workflow._calls(cast("Node", Caller("called 0")))
+
+
+def test_a_workflow_that_comes_to_no_end_takes_nothing_from_what_was_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def call(way: Way, folder: Path, three: object) -> workflow.Called:
+        if way.mode != "off":
+            raise ProgramFailed("the trigger did not print within 30 s")
+        return workflow.Called(
+            outcome(way, slow=600), 600, 600, {}, 200.0, {"p50": 9.0, "p90": 9.0, "p99": 9.0}
+        )
+
+    monkeypatch.setattr(workflow, "nodes", lambda lacking: nullcontext((None, None, None)))
+    monkeypatch.setattr(workflow, "lacking_packages", lambda extra: [])
+    monkeypatch.setattr(workflow, "_call", call)
+    found, why = workflow.run(lambda text: None, None)
+    assert [each.answered for each in found] == [600]
+    assert why is not None
+    assert why.endswith(": the trigger did not print within 30 s")
+    told = workflow.as_text(found, why)
+    assert "a story" in told
+    assert told.endswith(f"NOT SHOWN: a workflow: {why}")
