@@ -296,8 +296,9 @@ def decode_counters(sums: memoryview, first: int = 0) -> dict[int, dict[Reason, 
 def decode_volumes(sums: memoryview, first: int = 0) -> dict[int, Volume]:
     """Bytes of payload by row, where there are any; ``sums`` as above."""
     forwarded, dropped = sums[::_COUNTERS], sums[_COUNTERS - 1 :: _COUNTERS]
-    volumes = enumerate(map(Volume, forwarded, dropped), first)
-    return {row: volume for row, volume in volumes if any(volume)}
+    volumes = enumerate(zip(forwarded, dropped, strict=True), first)
+    # Of most rows there is nothing to be made.
+    return {row: Volume(*volume) for row, volume in volumes if volume != (0, 0)}
 
 
 def runs_of(numbers: Iterable[int]) -> list[tuple[int, int]]:

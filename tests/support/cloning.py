@@ -18,7 +18,7 @@ from typing import TypeVar
 from pyroute2 import IPRoute
 
 from support.packets import PORT
-from support.program import ADDRESSES, GATE, grown, put_route, unroute, volumes_in, zero
+from support.program import ADDRESSES, GATE, by_topic, grown, put_route, unroute, volumes_in, zero
 from support.waiting import LIMIT
 from tempos import Framing, Reason
 from tempos._abi import Way
@@ -27,7 +27,7 @@ from tempos._slots import epoch_row
 from tempos_bench.nodes.namespace import Namespace
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath.clone import MAPS, OBJECT, PROGRAM, Clones
-from tempos_fastpath.layout import decode_counters, encode_route, encode_settings
+from tempos_fastpath.layout import encode_route, encode_settings
 from tempos_fastpath.loading import OBJECT as XDP_OBJECT
 from tempos_fastpath.loading import PROGRAM as XDP_PROGRAM
 from tempos_fastpath.plan import Hop, Plan
@@ -108,16 +108,17 @@ class CloneRig:
 
     def run(self, frame: bytes) -> Outcome:
         """Run on one frame and collect what came out; one counter may grow by one, and bytes by that."""
-        before, bytes_before = self._counters(), volumes_in(self.map("counters"))
+        before = self._sums()
         with _one_cpu():
             result = self._space.call(lambda: self.program.run(frame))
             out = tuple(self._until_end(link) if link not in self._down else [] for link in range(LINKS))
-        counted = Counter(self._counters()) - Counter(before)
+        after = self._sums()
+        counted = by_topic(after, self.rows) - by_topic(before, self.rows)
         assert sum(counted.values()) <= 1
         wanted: Counter[tuple[int, str]] = Counter()
         for topic, reason in counted:
             wanted = grown(self.rows.of[topic], reason, frame)
-        assert volumes_in(self.map("counters")) - bytes_before == wanted
+        assert volumes_in(after) - volumes_in(before) == wanted
         return Outcome(result.verdict, next(iter(counted), None), out)
 
     def clones(self) -> Clones:
@@ -156,7 +157,7 @@ class CloneRig:
 
     def handed_on(self, topic: int) -> int:
         """Packets of a topic that the XDP program has left to the tc program."""
-        return self._counters().get((topic, Reason.BY_CLONE), 0)
+        return by_topic(self._sums(), self.rows)[topic, Reason.BY_CLONE]
 
     def copies(self, topic: int, epoch: int) -> tuple[int, list[int]]:
         """Events, and copies sent of each group."""
@@ -175,14 +176,8 @@ class CloneRig:
                 frames.append(frame)
         return frames
 
-    def _counters(self) -> dict[tuple[int, Reason], int]:
-        by_row = decode_counters(self.map("counters").sum_rows())
-        topic_of = {row: topic for topic, row in self.rows.of.items()}
-        return {
-            (topic_of[row], reason): count
-            for row, counts in by_row.items()
-            for reason, count in counts.items()
-        }
+    def _sums(self) -> memoryview:
+        return self.map("counters").sum_rows()
 
 
 @contextmanager

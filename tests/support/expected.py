@@ -2,38 +2,48 @@
 
 from __future__ import annotations
 
+import socket
 import struct
-
-from scapy.layers.inet import IP, UDP
-from scapy.layers.l2 import Ether
 
 from support.packets import partial, pseudo_sum
 from tempos_fastpath.plan import Hop
 
+#: Of a frame of Ethernet with IPv4 without options and UDP: where the latter two begin.
+_IP, _UDP = 14, 34
+_PLAIN = b"\x08\x00\x45"
+
 
 def expected(frame: bytes, member: Hop, *, generic: bool, epoch: int = 0, sequence: int = 0,
              stamped: bool = False, tos: int = 0, source_port: int | None = None) -> bytes:  # fmt: skip
-    """The frame as one member must get it: built anew, every checksum in full.
+    """The frame as one member must get it: written anew, every checksum in full.
 
     ``source_port``: another one than the port it was sent to.
     """
-    packet = Ether(frame)
-    padding = frame[14 + packet[IP].len :]
-    out = bytearray(frame[: 14 + packet[IP].len])
+    assert frame[12:15] == _PLAIN, "offsets are those of IPv4 without options"
+    end = _IP + int.from_bytes(frame[16:18], "big")
+    out, padding = bytearray(frame[:end]), frame[end:]
     if stamped:
         out[45] = epoch & 0xFF
         out[54:58] = struct.pack("!I", sequence)
-    old_check, was_partial = packet[UDP].chksum, packet[UDP].chksum == pseudo_sum(bytes(out))
-    packet = Ether(bytes(out))
-    packet.dst, packet.src = member.mac, member.source_mac
-    packet[IP].tos = tos
-    packet[IP].src, packet[IP].dst, packet[IP].ttl = member.source, member.ip, packet[IP].ttl - 1
-    packet[UDP].sport = packet[UDP].dport if source_port is None else source_port
-    packet[UDP].dport = member.port
-    del packet[IP].chksum, packet[UDP].chksum
-    built = bytes(Ether(bytes(packet)))
-    if old_check == 0:
-        built = built[:40] + b"\0\0" + built[42:]
-    elif was_partial and generic:
-        built = partial(built)
-    return built + padding
+    had_none, was_partial = not any(out[40:42]), int.from_bytes(out[40:42], "big") == pseudo_sum(bytes(out))
+    out[:12] = b"".join(bytes.fromhex(mac.replace(":", "")) for mac in (member.mac, member.source_mac))
+    out[15], out[22] = tos, out[22] - 1
+    out[26:34] = socket.inet_aton(member.source) + socket.inet_aton(member.ip)
+    out[34:36] = out[36:38] if source_port is None else struct.pack("!H", source_port)
+    out[36:38] = struct.pack("!H", member.port)
+    out[24:26] = out[40:42] = bytes(2)
+    out[24:26] = struct.pack("!H", _checksum(out[_IP:_UDP]))
+    if was_partial and generic and not had_none:
+        return partial(bytes(out)) + padding
+    if not had_none:
+        of_addresses = pseudo_sum(bytes(out)).to_bytes(2, "big")
+        # A sum of 0 would say that there is none.
+        out[40:42] = struct.pack("!H", _checksum(of_addresses + out[_UDP:]) or 0xFFFF)
+    return bytes(out) + padding
+
+
+def _checksum(data: bytes | bytearray) -> int:
+    """The Internet's, RFC 1071: the one's complement of the sum in one's complement."""
+    # 2^16 is 1 there, so all of it may be one number.
+    number = int.from_bytes(data + bytes(len(data) % 2), "big")
+    return 0xFFFF - (number % 0xFFFF or 0xFFFF * (number > 0))

@@ -129,27 +129,20 @@ class Rig:
         self.topics.configure(topics)
         self._places.configure(self.rows.given())
 
-    def counters(self) -> dict[tuple[int, Reason], int]:
-        by_row = decode_counters(self._object.map("counters").sum_rows())
-        topic_of = {row: topic for topic, row in self.rows.of.items()}
-        return {
-            (topic_of[row], reason): count
-            for row, counts in by_row.items()
-            for reason, count in counts.items()
-        }
-
-    def volumes(self) -> Counter[tuple[int, str]]:
-        """Bytes of payload by row, and whether they were forwarded or dropped."""
-        return volumes_in(self._object.map("counters"))
+    def counters(self) -> Counter[tuple[int, Reason]]:
+        return by_topic(self._sums(), self.rows)
 
     def run(self, frame: bytes) -> Outcome:
         """Run on one frame; exactly one counter must grow, by one, and bytes by what the frame has."""
-        before, bytes_before = self.counters(), self.volumes()
-        result = self.program.run(frame)
-        (((topic, reason), one),) = (Counter(self.counters()) - Counter(before)).items()
+        before, result, after = self._sums(), self.program.run(frame), self._sums()
+        (((topic, reason), one),) = (by_topic(after, self.rows) - by_topic(before, self.rows)).items()
         assert one == 1
-        assert self.volumes() - bytes_before == grown(self.rows.of[topic], reason, frame)
+        assert volumes_in(after) - volumes_in(before) == grown(self.rows.of[topic], reason, frame)
         return Outcome(result.verdict, topic, reason, result.data)
+
+    def _sums(self) -> memoryview:
+        """All counts as they are, once: the whole of the map is long in reading."""
+        return self._object.map("counters").sum_rows()
 
     def close(self) -> None:
         self.tickets.close()
@@ -179,9 +172,21 @@ def unroute(routes: Map, row: int) -> None:
 DROPPED = {Reason.NO_EGRESS, Reason.OVER_RATE, Reason.KEEP_ALIVE, Reason.REPEATED}
 
 
-def volumes_in(counters: Map) -> Counter[tuple[int, str]]:
+def by_topic(sums: memoryview, rows: Rows) -> Counter[tuple[int, Reason]]:
+    """The counts that are not 0, by topic and reason."""
+    topic_of = {row: topic for topic, row in rows.of.items()}
+    return Counter(
+        {
+            (topic_of[row], reason): count
+            for row, counts in decode_counters(sums).items()
+            for reason, count in counts.items()
+        }
+    )
+
+
+def volumes_in(sums: memoryview) -> Counter[tuple[int, str]]:
     """Bytes of payload by row, and whether they were forwarded or dropped."""
-    told = decode_volumes(counters.sum_rows()).items()
+    told = decode_volumes(sums).items()
     return Counter({(row, key): count for row, each in told for key, count in each._asdict().items()})
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from tempos import Unavailable
-from tempos_bench.demo import demo, workflow
+from tempos_bench.demo import demo, subscribe, workflow
 from tempos_bench.demo.demo import WAYS, Outcome, Way, as_text
 from tempos_bench.nodes.node import Node, ProgramFailed
 
@@ -119,3 +122,38 @@ def test_a_workflow_that_comes_to_no_end_takes_nothing_from_what_was_found(
     told = workflow.as_text(found, why)
     assert "a story" in told
     assert told.endswith(f"NOT SHOWN: a workflow: {why}")
+
+
+class Silent:
+    """A subscriber to which some events come; ``limits``: how long each was waited for."""
+
+    def __init__(self, events: int) -> None:
+        self.events, self.limits = events, list[float]()
+        self.stats = SimpleNamespace(missed=0, overruns=0)
+
+    async def __aenter__(self) -> Silent:
+        return self
+
+    async def __aexit__(self, *of: object) -> None:
+        pass
+
+    async def wait(self, limit: float) -> bool:
+        self.limits.append(limit)
+        self.events -= 1
+        return self.events >= 0
+
+    def poll(self) -> None:
+        return None
+
+
+def test_on_a_slow_machine_a_subscriber_waits_as_long_as_everything_takes_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silent = Silent(events=1)
+    monkeypatch.setattr(subscribe, "patience", lambda seconds: 6 * seconds)
+    monkeypatch.setattr(subscribe, "Subscriber", lambda *where, **how: silent)
+    given = Namespace(expect=9, topic_id=None, address="", topic="", group="", port=0, first=20.0, idle=10.0,
+                      stay=False)  # fmt: skip
+    asyncio.run(subscribe.subscribe(given))
+    assert silent.limits == [120.0, 60.0]
+    assert '"received": 0' in capsys.readouterr().out

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 
 from tempos_bench.measure.stats import percentile
+from tempos_bench.nodes.patience import patience
 
 #: Calls between two words about how it goes on.
 _WORD_EVERY = 20
@@ -21,7 +22,7 @@ _WORD_EVERY = 20
 
 def call(args: argparse.Namespace) -> dict[str, object]:
     """Call so often; what came of it."""
-    connection = http.client.HTTPConnection(args.host, args.port, timeout=args.timeout)
+    connection = http.client.HTTPConnection(args.host, args.port, timeout=patience(args.timeout))
     took: list[float] = []
     wrong: Counter[str] = Counter()
     began = time.perf_counter()

@@ -16,6 +16,7 @@ from tempos import Event, Subscriber, Topic
 from tempos.subscriber import RECEIVE_BUFFER
 from tempos_bench.demo.publish import BURST, PACED
 from tempos_bench.measure.stats import percentile
+from tempos_bench.nodes.patience import patience
 
 #: Bytes of socket buffer that an event may take: a page, where the fast path has redirected it.
 _ROOM = 4096
@@ -35,9 +36,9 @@ async def subscribe(args: argparse.Namespace) -> None:
     events: list[Event] = []
     async with subscriber:
         print("ready", flush=True)
-        limit = args.first
+        limit = patience(args.first)
         while len(events) < args.expect and await subscriber.wait(limit):
-            limit = args.idle
+            limit = patience(args.idle)
             while (event := subscriber.poll()) is not None:
                 events.append(event)
         stats = subscriber.stats

@@ -21,7 +21,6 @@ from tempos.doctor.installation import lacking_packages
 from tempos_bench.demo.demo import WAYS, Outcome, Way, nodes
 from tempos_bench.measure.broker import Broker, TopicStatus
 from tempos_bench.nodes.node import PYTHON, Node, ProgramFailed
-from tempos_bench.nodes.patience import patience
 from tempos_bench.report.figures import number, table
 from tempos_bench.runs.rounds import cores
 
@@ -194,8 +193,7 @@ def _call(way: Way, folder: FilePath, three: tuple[Node, Node, Node]) -> Called:
 
 def _calls(node: Node) -> dict[str, Any]:
     """Have them made there, however long a machine takes for all of them as long as they go on."""
-    asked = {"host": "127.0.0.1", "port": _HTTP, "path": "/count", "calls": _CALLS, "rate": _RATE,
-             "timeout": patience(_LIMIT) / 2}  # fmt: skip
+    asked = {"host": "127.0.0.1", "port": _HTTP, "path": "/count", "calls": _CALLS, "rate": _RATE}
     words = (word for key, value in asked.items() for word in (f"--{key}", value))
     caller = node.role("demo.call", *words, cpu=cores()[0])
     while (line := caller.wait_line(limit=_SOME_CALLS_LIMIT)).startswith("called"):

@@ -25,6 +25,7 @@ from typing import Any, Protocol
 import uvloop
 
 from tempos_bench.measure.stats import percentile
+from tempos_bench.nodes.patience import patience
 from tempos_bench.peers.clock import LoopTimer, sharp_timers
 
 _EVENT = struct.Struct("!QQ")
@@ -278,7 +279,7 @@ async def subscribe(args: argparse.Namespace) -> dict[str, Any]:
             before = record.received
             record.fresh.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(record.fresh.wait(), args.idle)
+                await asyncio.wait_for(record.fresh.wait(), patience(args.idle))
         return record.told()
 
 

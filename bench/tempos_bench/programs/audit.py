@@ -14,6 +14,7 @@ from typing import Any
 
 from tempos_bench.compiled import traffic
 from tempos_bench.compiled.traffic import Audited, Endpoint, Events
+from tempos_bench.nodes.patience import patience
 from tempos_bench.programs.rehearsal import Asked
 
 
@@ -43,7 +44,7 @@ def main() -> None:
         print("ready", flush=True)
         events = Events(args.topic, args.epoch, args.events, args.size)
         groups = [group for group, _ in args.members]
-        audited = traffic.audit(socks, groups, events, args.first, args.idle)
+        audited = traffic.audit(socks, groups, events, patience(args.first), patience(args.idle))
         total = {name: sum(getattr(each, name) for each in audited) for name in Audited.__slots__}
         total["overrun"] = sum(map(traffic.dropped, socks))
         total["bad_checksums"] = traffic.udp_counters()["InCsumErrors"] - before

@@ -18,6 +18,7 @@ from collections import Counter
 from typing import Any
 
 from tempos import Drained, Subscriber
+from tempos_bench.nodes.patience import patience
 
 
 class Crowd:
@@ -67,7 +68,7 @@ async def churn(args: argparse.Namespace) -> dict[str, Any]:
     crowd = Crowd(args)
     await crowd.join()
     print("ready", flush=True)
-    await asyncio.wait_for(crowd.fresh.wait(), args.first)
+    await asyncio.wait_for(crowd.fresh.wait(), patience(args.first))
     loop = asyncio.get_running_loop()
     began, changes = loop.time(), 0
     while args.rate and loop.time() < began + args.seconds:
@@ -85,7 +86,7 @@ async def churn(args: argparse.Namespace) -> dict[str, Any]:
     with contextlib.suppress(asyncio.TimeoutError):
         while len(crowd.seen) < sent:
             crowd.fresh.clear()
-            await asyncio.wait_for(crowd.fresh.wait(), args.idle)
+            await asyncio.wait_for(crowd.fresh.wait(), patience(args.idle))
     await crowd.finish()
     return {
         "received": crowd.received,

@@ -23,6 +23,7 @@ import uvloop
 from tempos import Subscriber
 from tempos_bench.measure.lossy import is_lost
 from tempos_bench.measure.stats import percentile
+from tempos_bench.nodes.patience import patience
 
 
 class Group:
@@ -81,7 +82,7 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
             with contextlib.suppress(asyncio.TimeoutError):
                 while group.received < sent:
                     group.fresh.clear()
-                    await asyncio.wait_for(group.fresh.wait(), args.idle)
+                    await asyncio.wait_for(group.fresh.wait(), patience(args.idle))
         told = {
             "received": [group.received for group in groups],
             "doubled": sum(count - 1 for group in groups for count in group.times if count > 1),

@@ -17,6 +17,7 @@ from typing import Any
 import uvloop
 
 from tempos import Publisher, Unconfirmed
+from tempos_bench.nodes.patience import patience
 
 
 async def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -41,7 +42,7 @@ async def run(args: argparse.Namespace) -> dict[str, Any]:
         took = time.monotonic() - began
         whys: dict[str, int] = {}
         try:
-            await publisher.confirmed(args.patience)
+            await publisher.confirmed(patience(args.patience))
         except Unconfirmed as error:
             whys = {why: events for (_, why), events in error.whys.items()}
         return {

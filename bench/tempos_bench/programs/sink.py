@@ -20,6 +20,7 @@ from typing import Any
 
 from tempos import Framing
 from tempos_bench.compiled import traffic
+from tempos_bench.nodes.patience import patience
 from tempos_bench.programs.rehearsal import Asked
 
 _MARK_EVERY = 0.005
@@ -43,9 +44,10 @@ def main() -> None:
                 traffic.discard(sock)
         print("ready", flush=True)
         if args.discard:
-            print(json.dumps(_discard(socks, args.idle)))
+            print(json.dumps(_discard(socks, patience(args.idle))))
         else:
-            sunk = traffic.sink(socks, args.expect, args.size, args.framing, args.first, args.idle)
+            limits = patience(args.first), patience(args.idle)
+            sunk = traffic.sink(socks, args.expect, args.size, args.framing, *limits)
             print(json.dumps(traffic.as_record(sunk)))
 
 
