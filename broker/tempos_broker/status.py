@@ -416,6 +416,7 @@ def _group(
                 "left_out": left_out(
                     row.holder.port, (row.holder.ip, sources.get((row.holder.ip, row.holder.port)))
                 ),
+                "in_route": (row.holder.ip, row.holder.port) in sources,
                 "unheard": unheard(row.holder),
                 "ticketed": row.ticketed,
                 "delivered": row.delivered,

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from tempos import ConfigError, __version__
+from tempos.errors import one_line
 from tempos_daemon.models import Health, Problem, Ready
 from tempos_daemon.operations import on_config, on_disconnect, on_http
 from tempos_daemon.problems import described, problem
@@ -50,7 +51,12 @@ def new_app(title: str, ready: Callable[[], bool], ready_means: str) -> FastAPI:
 
 async def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+    if isinstance(error.body, bytes):
+        # JSON that is not called so is not read.
+        came = request.headers.get("content-type", "none")
+        faults = [f"body: its Content-Type is {one_line(came)}; allowed: application/json"]
+    else:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
     return problem(422, "the request is not as the OpenAPI document says: " + "; ".join(faults), faults)
 
 

@@ -133,8 +133,11 @@ def _action(actions: Any, name: str, text: str, run: Any) -> argparse.ArgumentPa
 
 
 def _add_filter(parser: argparse.ArgumentParser) -> None:
-    for name in ("workflow", "step", "function", "condition"):
+    from tempos_invoker.core.account import CONDITIONS
+
+    for name in ("workflow", "step", "function"):
         parser.add_argument(f"--{name}", metavar="NAME", help=f"only those of this {name}")
+    parser.add_argument("--condition", choices=tuple(CONDITIONS), help="only those of this condition")
 
 
 def _api(options: argparse.Namespace, timeout: float = 5.0) -> Api:
@@ -259,12 +262,13 @@ def _list(options: argparse.Namespace) -> int:
     from tempos.cli.answer import show_answer
 
     query = urlencode({**_wanted(options), "limit": options.limit})
-    show_answer(options, _api(options).get(f"/v1/errors?{query}"), show_errors)
+    is_chosen = bool(_wanted(options))
+    show_answer(options, _api(options).get(f"/v1/errors?{query}"), lambda told: show_errors(told, is_chosen))
     return 0
 
 
-def show_errors(answer: Any) -> str:
-    """Failures as a table."""
+def show_errors(answer: Any, is_chosen: bool = False) -> str:
+    """Failures as a table; ``is_chosen``: of all those that are kept not each was asked for."""
     from tempos.cli.status import clock, table
 
     rows: list[tuple[str, ...]] = [
@@ -280,10 +284,12 @@ def show_errors(answer: Any) -> str:
         for each in answer["errors"]
     ]
     if not rows:
-        return "no failures are kept"
+        return "no failure that is kept is such" if is_chosen else "no failures are kept"
     lines = list(table(("number", "received", "step", "condition", "attempts", "id", "reason"), rows))
     if (more := answer["found"] - len(rows)) > 0:
-        lines.append(f"({more} more: --limit)")
+        lines.append(f"({more:,} more: --limit)")
+    if dropped := answer["dropped"]:
+        lines.append(f"({dropped:,} earlier ones are kept no more; the step's error topic had them)")
     return "\n".join(lines)
 
 

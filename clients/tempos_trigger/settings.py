@@ -66,7 +66,8 @@ def check(document: dict[str, Any], name: str) -> Settings:
         except ConfigError as error:
             faults.problems.extend(error.problems)
     host, port = table.get("api") or API
-    if port and not kinds.is_loopback(host) and not token:
+    # One that is faulty itself is None, and nothing is said of it here.
+    if port and not kinds.is_loopback(host) and token == "" and token_file == "":
         faults.refuse(table.at("api"), f"{host}:{port}", "a loopback address, or an api_token besides")
     deployment = layout.deployment(rest, faults) if rest else None
     if faults.problems:

@@ -130,6 +130,7 @@ def test_a_collector_that_is_gone_from_its_network_gives_its_share_to_the_others
         until(lambda: broker.entry("flows")["epoch"] > 1)
         (member,) = (each for each in broker.entry("flows")["groups"][0]["members"] if each["ip"] == gone)
         assert "no MAC address" in member["left_out"]
+        assert not member["in_route"]
         before = broker.topic("flows").received
         _drain({7001: sink})
         for number in range(20):

@@ -108,8 +108,8 @@ def test_every_resource_is_there_and_described(broker: Running) -> None:
                                    "reason": "the topic has no member"}),
         ("/v1/topics/events/groups/bare%2Fone/members",
          [{"ip": "127.0.0.1", "port": 9, "static": True, "from": "127.0.0.1", "lease_s": None,
-           "left_out": "", "unheard": 0, "ticketed": 0, "delivered": None, "dropped": None, "waiting": None,
-           "queue": None, "overruns": None}]),
+           "left_out": "", "in_route": True, "unheard": 0, "ticketed": 0, "delivered": None, "dropped": None,
+           "waiting": None, "queue": None, "overruns": None}]),
     ):  # fmt: skip
         status, _, answer = broker.ask("GET", path)
         assert (status, answer) == (200, looks)

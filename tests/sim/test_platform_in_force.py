@@ -175,6 +175,34 @@ async def test_a_part_that_does_not_answer_is_amiss_from_the_refused_change_on(w
         await until(lambda: engine.ready)
 
 
+async def test_a_node_that_is_gone_for_good_can_be_taken_out(world: World) -> None:
+    far = Deployed("far", [])
+    await far.start()
+    try:
+        there = {"name": "m", "start": False, "invoker": f"127.0.0.1:{far.port}", "trigger": "off"}
+        workflow = {**WORKFLOW, "step": [{**WORKFLOW["step"][0], "node": "m"}]}  # type: ignore[dict-item]
+        async with world.controller() as engine:
+            await engine.apply({**ALL, "node": {"m": there}, "workflow": {"w": workflow}}, "all")
+            far.away = True
+            # What still names it needs it.
+            with pytest.raises(NotDone, match="invoker m does not answer"):
+                await engine.apply({"workflow": {"w": {**workflow, "topic": "new"}}}, "w")
+            without = {"node": {"m": None}, "workflow": {"w": WORKFLOW}}
+            (told,) = (each for each in await engine.plan(without) if "invoker m" in each)
+            assert "left as it is" in told
+            assert told in (await engine.apply(without, "without")).changes
+            assert (engine.ready, set(engine.fleet.invokers)) == (True, {"n"})
+            assert world.in_force()[1:] == (["in"], ["in"])
+            # One that answers is told to do nothing more.
+            far.away = False
+            await engine.apply({"node": {"m": there}, "workflow": {"w": workflow}}, "again")
+            await engine.apply(without, "without")
+            assert far.document is not None
+            assert not far.document["step"]
+    finally:
+        await far.stop()
+
+
 async def test_a_part_that_dies_in_the_middle_and_is_back_soon_does_what_was_asked(world: World) -> None:
     async with world.controller() as engine:
 
@@ -326,6 +354,11 @@ async def test_the_api_is_described_by_the_tables_of_the_file(world: World) -> N
         async with client:
             assert (await client.get("/v1/status")).status_code == 401
             client.headers["Authorization"] = "Bearer 0123456789abcdef"
+            # As `curl -d` sends it.
+            sent = {"Content-Type": "application/x-www-form-urlencoded"}
+            refused = await client.post("/v1/apply", content=b'{"workflow": []}', headers=sent)
+            assert refused.status_code == 422
+            assert "urlencoded; allowed: application/json" in refused.json()["detail"]
             described = (await client.get("/openapi.json")).json()["paths"]
             for kind, keys in {"function": FUNCTION_KEYS, "workflow": WORKFLOW_KEYS}.items():
                 body = described[f"/v1/{kind}s/{{name}}"]["put"]["requestBody"]

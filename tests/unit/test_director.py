@@ -169,6 +169,23 @@ def test_what_a_broker_would_refuse_is_left_out_and_the_rest_taken_over(tmp_path
         assert any(each.startswith(f"{file}:{line}: ") and said in each for each in found.left_out), said
 
 
+def test_of_a_name_in_nginx_all_addresses_are_collectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("crossplane")
+    known = [(2, 2, 17, "", (address, 0)) for address in ("10.0.2.1", "10.0.2.2", "10.0.2.1")]
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_: known)
+    file = tmp_path / "nginx.conf"
+    file.write_text(
+        "stream { upstream flows { server flows.lan:2055; server 10.0.3.1:2055; }\n"
+        "server { listen 2055 udp; proxy_pass flows; }\n"
+        "server { listen 514 udp; proxy_pass logs.lan:1; } }\n"
+    )
+    config = taken_over(nginx.read(file, (), keep=False))
+    assert groups(config) == {"flows": (["10.0.2.1:2055", "10.0.2.2:2055", "10.0.3.1:2055"], (), 1, False)}
+    assert groups(config, 1) == {"logs.lan:1": (["10.0.2.1:1", "10.0.2.2:1"], (), 1, False)}
+
+
 def test_each_receiver_that_two_lines_name_is_told_and_each_reason_once(tmp_path: Path) -> None:
     file = tmp_path / "samplicator.conf"
     file.write_text("10.0.0.0/8: 10.0.2.11 10.0.2.12\n10.1.0.0/16: 10.0.2.11 10.0.2.12\n")

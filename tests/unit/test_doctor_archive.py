@@ -113,9 +113,16 @@ def test_what_is_no_archive_is_refused_in_words(tmp_path: Path, text: str) -> No
     with pytest.raises(LocalError, match=r"is no archive of `tempos doctor gather`"):
         archive.read(packed(tmp_path / "a.tar.gz", "tempos-doctor/doctor.json", text))
     (tmp_path / "b").write_bytes(b"nothing of the kind")
-    for other in (tmp_path / "b", tmp_path / "none", packed(tmp_path / "c", "else", text)):
+    for other in (tmp_path / "b", packed(tmp_path / "c", "else", text)):
         with pytest.raises(LocalError, match="is no archive"):
             archive.read(other)
+
+
+def test_an_archive_that_cannot_be_read_is_told_as_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "analyze", str(tmp_path / "gone.tgz")]) == 1
+    assert capsys.readouterr().err.endswith("gone.tgz cannot be read: No such file or directory\n")
 
 
 def test_the_host_is_told_of_by_checks_that_there_are() -> None:

@@ -148,6 +148,14 @@ def test_each_thing_that_is_wrong_is_told_once_with_a_command(
             assert words[0] in ("tempos", "ping", "iptables", "sysctl", "df")
 
 
+def test_of_a_member_that_is_out_of_its_route_nothing_is_lost() -> None:
+    members = [member(1, left_out="refused"), member(2, left_out="refused", in_route=False)]
+    here, out = judge(SERVING.checks, list(look(status(members=members))), Asked())
+    assert [each.code for each in (here, out)] == ["TD404", "TD404"]
+    assert "is lost to it" in here.means
+    assert "get its share" in out.means
+
+
 def test_a_past_loss_says_since_when_it_is_over() -> None:
     (found,) = look(status(name="~", lost=9, members=[], lost_at="2026-01-02T03:04:05+00:00"))
     local = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc).astimezone()

@@ -134,6 +134,11 @@ def test_an_api_that_others_reach_needs_a_token(tmp_path: Path) -> None:
         layout.load(file)
     file.write_text('[invoker]\napi = "0.0.0.0:9995"\napi_token = "0123456789abcdef"\n')
     assert not layout.load(file)[0].fixed
+    # Of one that is no token nothing more is said.
+    file.write_text('[invoker]\napi = "0.0.0.0:9995"\napi_token = "short"\n')
+    with pytest.raises(ConfigError) as caught:
+        layout.load(file)
+    assert len(caught.value.problems) == 1
 
 
 def test_code_under_another_name_is_whole_or_not_there(

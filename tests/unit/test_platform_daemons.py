@@ -58,9 +58,10 @@ async def test_it_outlives_who_started_it_and_is_found_again(tmp_path: Path) -> 
 
 
 async def test_it_is_started_again_and_told_why(tmp_path: Path) -> None:
-    kept = child(tmp_path)
+    # What it said before that has nothing to do with it.
+    kept = child(tmp_path, (*SLEEPS[:2], f"print('a warning', flush=True); {SLEEPS[2]}"))
     kept.start()
-    await until(lambda: kept.pid is not None)
+    await until(lambda: "ready" in kept.log_file.read_text() if kept.log_file.exists() else False)
     pid = kept.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)

@@ -115,6 +115,11 @@ def test_a_file_is_checked_as_a_whole() -> None:
     told = settings.check({"trigger": {"api": "0.0.0.0:9994", "api_token": "x" * 16}, "broker": {}}, "t.toml")
     assert told.deployment is not None
     assert told.deployment.endpoints == ()
+    # Of what is no token nothing more is said.
+    for faulty in ({"api_token": "short"}, {"api_token_file": "/nowhere/token"}):
+        with pytest.raises(ConfigError) as caught:
+            settings.check({"trigger": {"api": "0.0.0.0:9994", **faulty}}, "t.toml")
+        assert len(caught.value.problems) == 1
 
 
 def test_the_example_is_sound_and_has_every_option_of_every_kind() -> None:

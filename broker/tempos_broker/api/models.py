@@ -25,7 +25,10 @@ class MemberOut(BaseModel):
         description="the broker's address that its events leave from; null: the one that its kernel prefers",
     )
     lease_s: float | None = Field(description="seconds; null for a static member")
-    left_out: str = Field(description="why nothing is sent to it, though it is ticketed; empty: it is")
+    left_out: str = Field(description="why nothing is sent to it; empty: it is")
+    in_route: bool = Field(
+        default=True, description="false: it is ticketed nothing, others of its group get its share meanwhile"
+    )
     unheard: Count = Field(
         default=0,
         description="events sent to it since it last told of one it got, where nothing seems to reach it",

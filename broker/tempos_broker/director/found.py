@@ -99,17 +99,23 @@ def lines_of(path: Path, comment: str) -> Iterator[tuple[int, str]]:
 
 
 def address_of(host: str) -> str:
-    """The IPv4 address of a host; raises ValueError with the reason."""
+    """The IPv4 address of a host, its first if it has several; raises ValueError with the reason."""
+    return addresses_of(host)[0]
+
+
+def addresses_of(host: str) -> list[str]:
+    """The IPv4 addresses of a host; raises ValueError with the reason."""
     try:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         try:
-            return str(socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_DGRAM)[0][4][0])
+            found = socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_DGRAM)
+            return list(dict.fromkeys(str(each[4][0]) for each in found))
         except (OSError, UnicodeError) as error:
             raise ValueError(f"{host} has no IPv4 address: {getattr(error, 'strerror', error)}") from error
     if address.version == 6:
         raise ValueError(f"{host} is of IPv6; tempos serves IPv4")
-    return str(address)
+    return [str(address)]
 
 
 def port_of(text: str) -> int:

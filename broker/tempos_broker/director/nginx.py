@@ -23,7 +23,7 @@ from tempos_broker.director.found import (
     Found,
     Listener,
     Unreadable,
-    address_of,
+    addresses_of,
     network_of,
     port_of,
 )
@@ -97,7 +97,7 @@ def _server(
     upstream = upstreams.get(target)
     try:
         if upstream is None:
-            pick, collectors = "turn", [_collector(target)]
+            pick, collectors = "turn", _hosts(target)
         else:
             pick, collectors = _pick(upstream, found), list(_collectors(upstream, found))
     except ValueError as error:
@@ -106,7 +106,7 @@ def _server(
     if pick == "turn" and any(each.weight > 1 for each in collectors):
         found.left_out.append(f"{_where(upstream or server)}: weights: members have their turns alike; "
                               "with hash $remote_addr they would hold")  # fmt: skip
-    name = target if upstream else str(collectors[0])
+    name = target if upstream or len(collectors) > 1 else str(collectors[0])
     keep = keep or any(each["args"][0].startswith("$remote_addr") for each in _of(server, "proxy_bind"))
     if pick != "turn":
         collectors = _lighter(collectors, _where(upstream or server), found)
@@ -178,7 +178,7 @@ def _collectors(upstream: Directive, found: Found) -> Iterator[Collector]:
                 weight = _weight(option.removeprefix("weight="))
             elif not option.startswith(_HEALTH):
                 found.left_out.append(f"{_where(each)}: {option} of server {each['args'][0]}")
-        yield _collector(each["args"][0], weight)
+        yield from _hosts(each["args"][0], weight)
 
 
 def _weight(text: str) -> int:
@@ -199,7 +199,8 @@ def _lighter(collectors: list[Collector], where: str, found: Found) -> list[Coll
     return lighter
 
 
-def _collector(text: str, weight: int = 1) -> Collector:
+def _hosts(text: str, weight: int = 1) -> list[Collector]:
+    """A server; of a name all addresses that it has, as nginx does."""
     if text.startswith("["):
         raise ValueError(f"{text} is of IPv6; tempos serves IPv4")
     if text.startswith(("unix:", "$")):
@@ -207,7 +208,7 @@ def _collector(text: str, weight: int = 1) -> Collector:
     host, colon, port = text.rpartition(":")
     if not colon:
         raise ValueError(f"{text} has no port, and is no upstream")
-    return Collector(address_of(host), port_of(port), weight)
+    return [Collector(each, port_of(port), weight) for each in addresses_of(host)]
 
 
 def _of(block: Directive, name: str) -> Iterator[Directive]:

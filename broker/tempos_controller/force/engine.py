@@ -3,7 +3,9 @@
 Rules: one change at a time. A change is written down before the first part hears of it and is answered when
 all have it, or when all are back where they were. A Controller that dies in between takes it back when it
 returns, for nobody was told that it is done. What cannot be taken back, because a part is away, is told, and
-tried again until it is. Whatever a part does that is not wanted is put right, whoever's doing it was.
+tried again until it is. Only a node that a change takes out, and that gives no answer, is let go of as it is,
+and told: its machine may be gone for good. Whatever a part does that is not wanted is put right, whoever's
+doing it was.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,12 +137,15 @@ class Engine:
             if whole:
                 listed = {kind: [each for each in named.values() if each] for kind, named in change.items()}
                 desired = with_file(self.desired, listed, "")
-            wanted = compile_platform(self._read(desired))
+            platform = self._read(desired)
+            wanted = compile_platform(platform)
             seen = await self.fleet.look(self._wanted, wanted)
             now, reached, problems = now_of(seen, self.desired.made, wanted)
             if problems:
                 raise NotDone(problems)
-            return [line for action in plan(now, _with_new(reached, wanted, seen)) for line in action.words()]
+            actions = plan(now, _with_new(reached, wanted, seen))
+            let_go = _let_go(self.fleet.leaving(platform.nodes), seen)
+            return [*(line for action in actions for line in action.words()), *let_go]
 
     async def apply(self, change: Change, why: str) -> Done:
         """Bring a change into force. Raises :class:`ConfigError` for its faults, and :class:`NotDone`."""
@@ -191,7 +197,7 @@ class Engine:
             self.changing = why
             try:
                 self.fleet.add_nodes(platform.nodes)
-                done = await self._change(before, desired, wanted)
+                done = await self._change(before, desired, wanted, self.fleet.leaving(platform.nodes))
             except NotDone as error:
                 self.not_done = f"{why}: {'; '.join(error.problems)}"
                 await self.fleet.keep_nodes(platform_before.nodes)
@@ -207,15 +213,17 @@ class Engine:
             self._log.info("%s is in force: %s", why, "; ".join(done[1]) or "nothing differed")
             return Done(done[1])
 
-    async def _change(self, before: Desired, desired: Desired, wanted: Parts) -> tuple[Desired, list[str]]:
-        if away := await self.fleet.answering(THERE):
+    async def _change(
+        self, before: Desired, desired: Desired, wanted: Parts, leaving: AbstractSet[str]
+    ) -> tuple[Desired, list[str]]:
+        if away := _but(leaving, await self.fleet.answering(THERE)):
             raise self._not_there(away)
         seen = await self.fleet.look(self._wanted, wanted)
         now, reached, problems = now_of(seen, before.made, wanted)
         if problems:
             raise NotDone(problems)
-        if seen.away:
-            raise self._not_there(seen.away)
+        if away := _but(leaving, seen.away):
+            raise self._not_there(away)
         actions = plan(now, reached)
         if not actions and not _differ(before, desired):
             return before, []
@@ -238,7 +246,7 @@ class Engine:
         except NotDone as error:
             left = await self._take_back(before, made)
             raise NotDone(error.problems, left) from error
-        return after, [line for action in actions for line in action.words()]
+        return after, [*(line for action in actions for line in action.words()), *_let_go(leaving, seen)]
 
     def _write(self, desired: Desired) -> None:
         try:
@@ -402,6 +410,17 @@ def _part_of(action: Action) -> str:
         case PutSignals(node):
             return f"trigger {node}"
     return "broker"
+
+
+def _but(leaving: AbstractSet[str], away: Mapping[str, str]) -> dict[str, str]:
+    return {what: why for what, why in away.items() if what not in leaving}
+
+
+def _let_go(leaving: AbstractSet[str], seen: Seen) -> list[str]:
+    return [
+        f"- {what}: does not answer, and is left as it is: end it there, should it still run"
+        for what in sorted(leaving & seen.away.keys())
+    ]
 
 
 def _with_new(reached: Parts, wanted: Parts, seen: Seen) -> Parts:

@@ -108,6 +108,13 @@ class Fleet:
         """Those that are elsewhere than the node of their name is now."""
         return [node for node in nodes if self._nodes.get(node.name, node) != node]
 
+    def leaving(self, nodes: Iterable[Node]) -> set[str]:
+        """Parts that run elsewhere, of nodes that are not among these, by what they are called."""
+        gone = self._nodes.keys() - {node.name for node in nodes}
+        return {
+            what for what in self.remotes if what.partition(" ")[2] in gone and self.child_of(what) is None
+        }
+
     @property
     def remotes(self) -> dict[str, Remote]:
         """The API of each part, by what it is called."""

@@ -32,7 +32,7 @@ HANGS = 30.0
 ENDING = 6.0
 #: Bytes of a log, after which it is put aside, the one before it thrown away.
 MAX_LOG = 8 * 1024 * 1024
-#: Of the log, what tells why it ended.
+#: Of the log, what tells why it ended; who is killed has had no time to say anything of it.
 _LAST_BYTES, _LAST_LINES = 4096, 3
 
 
@@ -157,7 +157,8 @@ class Child:
                 self._changed()
                 why = await asyncio.shield(process.ended)
                 self._process, self.since = None, None
-                self.reason = one_line(f"{self._killed}{why}{self._last_words()}")
+                words = "" if signal.SIGKILL.name in why else self._last_words()
+                self.reason = one_line(f"{self._killed}{why}{words}")
                 self._killed, self._silent = "", None
                 self._early += 1
                 if time.monotonic() - began >= WELL:

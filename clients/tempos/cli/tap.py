@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
 examples:
-  tempos tap temperature                    all that its journal has
-  tempos tap temperature --last 10 --follow the last ten, and then what comes
+  tempos tap temperature                     all that its journal has
+  tempos tap temperature --last 10 --follow  the last ten, and then what comes
   tempos tap temperature --json | jq .body
   tempos tap temperature --pcap > events.pcap
 
@@ -78,8 +78,10 @@ def run(options: argparse.Namespace) -> int:
         if sys.stdout.isatty():
             options.fail("--pcap writes bytes: let them go into a file or a program")
         sys.stdout.buffer.write(_PCAP.pack(0xA1B2C3D4, 2, 4, 0, 0, 65535, _LINK))
+    had = False
     for page in _pages(options):
         with understood(options.api):
+            had = had or bool(page["events"])
             if page["missed"]:
                 print(
                     f"tempos tap: {page['missed']:,} events in between are not there any more",
@@ -88,6 +90,12 @@ def run(options: argparse.Namespace) -> int:
             for event in page["events"]:
                 _print(event, page, options)
         sys.stdout.flush()
+    if not had and options.last != 0:
+        print(
+            f"tempos tap: the journal of {options.topic} has no event: what comes while a topic has no "
+            "member is in none",
+            file=sys.stderr,
+        )
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -135,14 +136,22 @@ def _group(text: str) -> dict[str, Any]:
     group: dict[str, Any] = {}
     for part in text.split(","):
         key, equals, value = part.partition("=")
-        if not equals or (key in group and key != "from"):
+        # A group's key of the broker's file is "sources", which errors name.
+        is_network = key in ("from", "sources")
+        if not equals or (key in group and not is_network):
             raise argparse.ArgumentTypeError(f"{text!r} is not such as name=a,from=10.1.0.0/16,every=10")
-        if key == "from":
+        if is_network:
             group.setdefault("sources", []).append(value)
         else:
-            is_number = key in ("every", "down_after", "probe_port") and value.isdigit()
-            group[key] = int(value) if is_number else value
+            group[key] = _number(value) if key in ("every", "down_after", "probe_port") else value
     return group
+
+
+def _number(text: str) -> int | float | str:
+    """As a file would have it; what is none stays as it is, and the broker says what is allowed."""
+    if text.isascii() and text.isdigit():
+        return int(text)
+    return float(text) if re.fullmatch(r"[0-9]+\.[0-9]+", text) else text
 
 
 def _ports(text: str) -> list[int]:
@@ -165,7 +174,7 @@ def _member(text: str) -> dict[str, Any]:
         key, equals, value = part.partition("=")
         if not equals or key in member:
             raise argparse.ArgumentTypeError(f"{text!r} is not such as ip=10.0.0.7,port=5000,group=wall")
-        member[key] = int(value) if key in ("port", "weight") and value.isdigit() else value
+        member[key] = _number(value) if key in ("port", "weight") else value
     return member
 
 

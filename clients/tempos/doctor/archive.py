@@ -134,6 +134,8 @@ def read(source: Path) -> Gathered:
                     file = archive.extractfile(entry)
                     assert file is not None
                     return _gathered(json.loads(file.read()))
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise LocalError(f"{source} cannot be read: {error.strerror}") from error
     except (OSError, tarfile.TarError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LocalError(f"{source} is no archive of `tempos doctor gather`: {one_line(error)}") from error
     raise LocalError(f"{source} is no archive of `tempos doctor gather`: there is no doctor.json in it")

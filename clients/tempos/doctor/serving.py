@@ -248,7 +248,8 @@ def _group(topic: str, group: Document, ledger: str) -> Iterator[Tried]:
         where = f"{member['ip']}:{member['port']}"
         if member["left_out"]:
             fix = f"ping -c 3 {member['ip']}" if member["static"] else _out(topic, group["name"], where)
-            yield Tried("TD404", False, member["left_out"], f"{subject} {where}", fix=fix)
+            means = "" if member.get("in_route", True) else "others of its group get its share meanwhile"
+            yield Tried("TD404", False, member["left_out"], f"{subject} {where}", means=means, fix=fix)
         if member["unheard"]:
             cause = f"{member['unheard']:,} events went to it, and it told of none"
             fix = f"iptables -I INPUT -p udp -s {member['from']} --dport {member['port']} -j ACCEPT"

@@ -201,12 +201,9 @@ def _settings(table: Table, faults: Faults, *, fixed: bool) -> Settings:
     if table.get("api_token") and table.get("api_token_file"):
         faults.add(table.at("api_token_file"), "is beside api_token; allowed: one of the two")
     api = table.get("api")
-    if (
-        api
-        and api[1]
-        and not kinds.is_loopback(api[0])
-        and not (table.get("api_token") or table.get("api_token_file"))
-    ):
+    # One that is faulty itself is None, and nothing is said of it here.
+    has_none = table.get("api_token") == "" and table.get("api_token_file") == ""
+    if api and api[1] and not kinds.is_loopback(api[0]) and has_none:
         faults.add(
             table.at("api"),
             f"is {api[0]}:{api[1]}, which others can reach, without a token, and may run any code then: "
