@@ -195,8 +195,9 @@ def make_room(sock: socket.socket, size: int) -> None:
 def memory(sock: socket.socket) -> tuple[int, int, int]:
     """The kernel's account of a socket: bytes that wait in it, that may, and datagrams that found no room.
 
-    Of these what comes beside datagrams tells only with the next one that comes, if one does. Linux alone has
-    it; raises :class:`OSError`, as for a socket that is closed.
+    What has been read goes on counting as waiting until it is a quarter of what may, or nothing is left to
+    read (``udp_rmem_release``, Linux 6.18). What found no room is told beside datagrams only with the next
+    one that comes, if one does. Linux alone has it; raises :class:`OSError`, as for a socket that is closed.
     """
     told = _MEMINFO.unpack(sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size))
     return told[0], told[1], told[8]

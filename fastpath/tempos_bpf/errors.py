@@ -52,13 +52,22 @@ class ProgramRefused(BpfError):
         self.log = log
 
 
-class InterfaceBusy(BpfError):
-    """The interface already carries an XDP program that is not ours; it is never touched."""
+#: The words by which iproute2 takes off a program. Those of another mode, or "xdp off" where the driver knows
+#: XDP, leave it and succeed (iproute2 6.1 on Linux 6.18: findings/xdp-off-leaves-generic.sh).
+_OFF = {"native": "xdpdrv off", "generic": "xdpgeneric off", "offloaded": "xdpoffload off"}
 
-    def __init__(self, interface: str, name: str, program_id: int) -> None:
+
+class InterfaceBusy(BpfError):
+    """The interface already carries an XDP program that is not ours; it is never touched.
+
+    ``mode`` is the one of that program, as :func:`~tempos_bpf.links.query_xdp` names it.
+    """
+
+    def __init__(self, interface: str, name: str, program_id: int, mode: str) -> None:
         super().__init__(
-            f"{interface} already carries the XDP program {name!r} (id {program_id}), which is not ours "
-            "and stays; detach it there or leave the interface out",
+            f"{interface} already carries the XDP program {name!r} (id {program_id}) in {mode} mode, which "
+            f"is not ours and stays; end what put it there, or ip link set dev {interface} {_OFF[mode]}, or "
+            "leave the interface out",
             errno.EBUSY,
         )
         self.interface = interface

@@ -152,7 +152,7 @@ def attach_xdp(program: Program, ifindex: int, mode: XdpMode) -> XdpLink:
     if fd in (-errno.EBUSY, -errno.EEXIST):
         attached = query_xdp(ifindex)
         if attached is not None:
-            raise InterfaceBusy(_interface_name(ifindex), attached.name, attached.program_id)
+            raise InterfaceBusy(_interface_name(ifindex), attached.name, attached.program_id, attached.mode)
     check(fd, f"cannot attach XDP to {_interface_name(ifindex)} in {mode.value} mode")
     raise AssertionError("a negative result raises")
 

@@ -164,10 +164,20 @@ def test_no_error_of_bpf_has_a_second_line() -> None:
     for error in (
         BpfError("what", errno.EINVAL, words),
         BpfError("what", errno.EPERM, words),
-        InterfaceBusy("eth0", "theirs", 7),
+        InterfaceBusy("eth0", "theirs", 7, "generic"),
         ProgramRefused("p", "o", errno.EACCES, words, NULL_6_12),
     ):
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [("native", "xdpdrv off"), ("generic", "xdpgeneric off"), ("offloaded", "xdpoffload off")],
+)
+def test_a_program_in_the_way_comes_off_by_the_name_of_its_mode(mode: str, words: str) -> None:
+    said = str(InterfaceBusy("eth0", "theirs", 7, mode))
+    assert f"(id 7) in {mode} mode" in said
+    assert f"ip link set dev eth0 {words}" in said
 
 
 def test_a_text_for_one_line_is_one_line_and_bounded() -> None:

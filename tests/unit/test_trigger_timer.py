@@ -57,6 +57,49 @@ def test_a_cron_line_in_summer_and_winter() -> None:
     assert doubled.due == first + timedelta(hours=25).total_seconds()
 
 
+def ticks_of_a_day(line: str, day: str) -> list[str]:
+    ticks, found, end = cron(line, ROME, at(f"{day}T00:00") - 1), [], at(f"{day}T23:59")
+    while ticks.due is not None and ticks.due < end:
+        found.append(datetime.fromtimestamp(ticks.due, ROME).strftime("%H:%M:%S%z"))
+        ticks.look(ticks.due)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("line", "begins", "ends"),
+    [
+        ("30 2 * * *", ["03:00:00+0200"], ["02:30:00+0200"]),
+        # One number of seconds is the same line, so much later.
+        ("7 30 2 * * *", ["03:00:07+0200"], ["02:30:07+0200"]),
+        ("0 30 2 * * *", ["03:00:00+0200"], ["02:30:00+0200"]),
+        # By the clock as it is: half an hour that is not there, and one that is there twice.
+        ("*/30 2 * * *", [], ["02:00:00+0200", "02:30:00+0200", "02:00:00+0100", "02:30:00+0100"]),
+        ("0,30 30 2 * * *", [],
+         ["02:30:00+0200", "02:30:30+0200", "02:30:00+0100", "02:30:30+0100"]),
+    ],
+)  # fmt: skip
+def test_what_summer_time_does_to_a_cron_line(line: str, begins: list[str], ends: list[str]) -> None:
+    assert ticks_of_a_day(line, "2025-03-30") == begins
+    assert ticks_of_a_day(line, "2025-10-26") == ends
+
+
+def test_seconds_of_a_cron_line() -> None:
+    start = at("2025-06-01T12:00:30")
+    for line, gaps in (("30 * * * * *", [60, 60]), ("31 * * * * *", [1, 60]), ("*/20 * * * * *", [10, 20])):
+        ticks = cron(line, ROME, start)
+        for gap in gaps:
+            before = ticks.last
+            assert ticks.due == before + gap
+            ticks.look(ticks.due)
+
+
+def test_a_star_makes_day_and_weekday_both_count() -> None:
+    start = at("2025-12-31T12:00")
+    both, either = (cron(f"0 0 {day} * 1", ROME, start) for day in ("*/2", "1-31/2"))
+    # The 1st is a Thursday, the 5th a Monday.
+    assert (both.due, either.due) == (at("2026-01-05T00:00"), at("2026-01-01T00:00"))
+
+
 def test_clocks_that_are_set() -> None:
     start = at("2025-06-01T12:00:30")
     ticks = cron("* * * * *", ROME, start)

@@ -87,7 +87,7 @@ class Loan:
     def is_wanted(self, most: int) -> bool:
         """Whether it is to be given back: more than ``most`` wait in it, or it matters where they come from.
 
-        How many wait is not known, but what room they take.
+        How many wait is not known, but what room they take, rather too much than too little.
         """
         if self._intake.doorman.expects_proof:
             return True

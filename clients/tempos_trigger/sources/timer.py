@@ -6,9 +6,11 @@
                             ``missed``; "once": one event stands for all of it
 
 The event's body is the text of ``body``, where ``{due}`` stands for when it was due (RFC 3339). A cron line
-follows Debian's cron where clocks change for summer: what would fall into the hour that is not there comes
-right after it, what falls into the doubled hour comes once. A clock that is set back by less than an hour
-repeats nothing; by more, the line counts from the new time.
+is read as Debian's cron reads it (cronsim 2.8). Where clocks change for summer, what would fall into the
+hour that is not there comes right after it, and what falls into the doubled hour comes once; a line whose
+minute or hour begins with ``*``, or whose seconds are not one number, goes by the clock as it is. Day and
+weekday: one of them is enough, but if either begins with ``*``, as ``*/2`` does, both have to fit. A clock
+that is set back by less than an hour repeats nothing; by more, the line counts from the new time.
 """
 
 from __future__ import annotations
@@ -125,10 +127,15 @@ def every(seconds: float, start: float) -> Ticks:
 
 def cron(line: str, zone: tzinfo, start: float) -> Ticks:
     """As a cron line says, in Unix time."""
+    seconds, *minutes = line.split()
+    # Six fields are to cronsim a line that runs often, and has no part in what summer time does to others.
+    behind = 0
+    if len(minutes) == 5 and seconds.isdecimal():
+        line, behind = " ".join(minutes), int(seconds)
 
     def after(now: float) -> float | None:
         try:
-            return next(CronSim(line, datetime.fromtimestamp(now, zone))).timestamp()
+            return next(CronSim(line, datetime.fromtimestamp(now - behind, zone))).timestamp() + behind
         except (StopIteration, OverflowError, ValueError, OSError):
             return None
 
