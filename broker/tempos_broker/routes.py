@@ -13,6 +13,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
+from typing import NamedTuple
 
 from tempos import Group, Path, PathChoice, PathPolicy, Route, Topic
 from tempos_broker.account.accounts import Holder
@@ -45,6 +47,14 @@ log = logging.getLogger("tempos.broker")
 CROWD, REST = 64, 0.1
 #: Topics of one change that are swapped at a time: more would keep whoever waits for the loop waiting.
 AT_ONCE = 16
+
+
+class Next(NamedTuple):
+    """What is to be in force of a topic that is held: a ``route``, and who has its places, by group."""
+
+    state: TopicState
+    route: Route
+    holders: Sequence[tuple[str, Sequence[Holder]]]
 
 
 class Routes:
@@ -122,14 +132,23 @@ class Routes:
             elif renew:
                 self._chosen(state, await self._install(state, state.route))
 
-    async def _swap(self, state: TopicState) -> None:
-        topic, began = state.route.topic.id, time.monotonic()
-        version = self._registry.version(topic)
-        await self.replace(state, self._registry.groups(topic), self._registry.holders(topic))
-        state.version, ended = version, time.monotonic()
-        if sum(len(group.members) for group in state.route.groups) >= CROWD:
-            # What a swap costs goes by how many there are: half of the time is for those who come.
-            state.rested = ended + min(ended - began, REST)
+    async def _swap(self, *states: TopicState) -> None:
+        """Give these held topics routes of their present groups, all together."""
+        began, registry = time.monotonic(), self._registry
+        versions = [registry.version(state.route.topic.id) for state in states]
+        await self._replace([self._next(state) for state in states])
+        ended = time.monotonic()
+        for state, version in zip(states, versions, strict=True):
+            state.version = version
+            if sum(len(group.members) for group in state.route.groups) >= CROWD:
+                # What a swap costs goes by how many there are: half of the time is for those who come.
+                state.rested = ended + min(ended - began, REST)
+
+    def _next(self, state: TopicState) -> Next:
+        """The next epoch's route, of the present groups."""
+        route, topic = state.route, state.route.topic.id
+        groups, holders = self._registry.groups(topic), self._registry.holders(topic)
+        return Next(state, Route(route.topic, route.epoch + 1, groups), holders)
 
     async def _keep_pace(self, state: TopicState) -> None:
         now = time.monotonic()
@@ -185,55 +204,65 @@ class Routes:
         """The network changed: install every route anew, which may change the path."""
         tasks.spawn(self.swap_all(self.states, renew=True), "renew every topic")
 
-    async def replace(
-        self,
-        state: TopicState,
-        groups: tuple[Group, ...],
-        holders: Sequence[tuple[str, Sequence[Holder]]],
-    ) -> None:
-        """Swap the next epoch's route in on both paths; the topic is held."""
-        topic = state.route.topic.id
-        route = Route(state.route.topic, state.route.epoch + 1, groups)
+    async def _replace(self, swaps: Sequence[Next]) -> None:
+        """Swap these routes in on both paths; each of another topic, and of its next epoch.
+
+        What is written, and what waits for the kernel, is of all of them together.
+        """
+        for each in swaps:
+            self._open(each)
+        keeper, topics = self._past.keeper, [each.route.topic.id for each in swaps]
+        await keeper.opening([each.route for each in swaps])
+        choices = await self._install_all(swaps)
+        await self._slow.swap(*(each.route for each in swaps))
+        for each, choice in zip(swaps, choices, strict=True):
+            self._close_former(each, choice)
+        if self._redelivery is not None:
+            await self._redelivery.keep(*topics)
+        # The slot of the epoch after this one may be reset only once its old tickets are stored.
+        await keeper.swapped(topics)
+
+    def _open(self, new: Next) -> None:
+        """A route is about to be in force: everybody who goes by its epoch hears of it."""
+        route, holders = new.route, new.holders
+        topic, before = route.topic.id, new.state.route.epoch
         tickets, journals = self._past.tickets, self._slow.journals
         tickets.reset(topic, route.epoch)
         if journals.keeps(topic):
-            journals.begin(topic, route.epoch, tickets.read(topic, state.route.epoch, 0))
+            journals.begin(topic, route.epoch, tickets.read(topic, before, 0))
             journals.joined(topic, route.epoch, holders)
         if self._repairs is not None:
             self._repairs.opened(route, holders)
         if self._redelivery is not None:
             self._redelivery.opened(route, holders)
-        now = time.monotonic()
-        self._ledger.opened(topic, route.epoch, holders, now)
+        self._ledger.opened(topic, route.epoch, holders, time.monotonic())
         self._past.counting.opened(route)
-        await self._past.keeper.opening(route)
-        choice = await self._install(state, route)
-        await self._slow.swap(route)
-        # Both paths have let go of the old route: its tickets are final.
+
+    def _close_former(self, new: Next, choice: PathChoice) -> None:
+        """A route is in force, and both paths have let go of the one before: its tickets are final."""
+        state, route, holders = new
+        topic, before, now = route.topic.id, state.route, time.monotonic()
+        tickets, journals = self._past.tickets, self._slow.journals
         if journals.keeps(topic):
-            journals.ended(topic, state.route.epoch, tickets.read(topic, state.route.epoch, 0))
+            journals.ended(topic, before.epoch, tickets.read(topic, before.epoch, 0))
         self._past.close_old(topic, route.epoch)
         if self._repairs is not None:
-            self._repairs.closed(state.route)
+            self._repairs.closed(before)
         if self._redelivery is not None:
-            self._redelivery.closed(topic, state.route.epoch, len(state.route.groups))
+            self._redelivery.closed(topic, before.epoch, len(before.groups))
         self._ledger.settle(now - self.lease, now - ASKS_AGAIN)
-        self._ledger.in_force(topic, time.monotonic())
-        before, gone, come = state.route, *unlike(state.route.groups, route.groups)
+        self._ledger.in_force(topic, now)
+        gone, come = unlike(before.groups, route.groups)
         self._enter(state, route, gone, come)
         self._registry.holdings.in_force(topic, holders)
         if self.telling:
             self._tell_members(route, gone, come)
             self._tell_waiting(before, route)
         self._chosen(state, choice)
-        if self._redelivery is not None:
-            await self._redelivery.keep(topic)
-        # The slot of the epoch after this one may be reset only once its old tickets are stored.
-        await self._past.keeper.swapped(topic)
         if log.isEnabledFor(logging.INFO):
             log.info(
                 "topic %s: epoch %d, %d groups, %d members",
-                state, route.epoch, len(groups), sum(len(group.members) for group in groups),
+                state, route.epoch, len(route.groups), sum(len(group.members) for group in route.groups),
             )  # fmt: skip
 
     def _tell_waiting(self, before: Route, route: Route) -> None:
@@ -273,7 +302,8 @@ class Routes:
 
     async def clear(self, state: TopicState) -> None:
         """Take a held topic off both paths, before its id can mean something else."""
-        await whole(self.replace(state, (), []))
+        route = Route(state.route.topic, state.route.epoch + 1, ())
+        await whole(self._replace([Next(state, route, [])]))
 
     def end(self, route: Route, successor: Topic | None) -> None:
         """Forget a topic, but for its epoch: account and counters begin anew, should its id come back."""
@@ -293,21 +323,23 @@ class Routes:
         """Take every topic up, many at a time: what waits for kernel and disk waits together."""
         topics = list(self.states)
         for first in range(0, len(topics), TOGETHER):
-            await self.resume(*topics[first : first + TOGETHER])
+            await self._resume(topics[first : first + TOGETHER])
 
-    async def resume(self, *topics: int) -> None:
-        """Take up topics where the former life left them, as far as that is known; each gets its route."""
+    async def _resume(self, topics: Sequence[int]) -> None:
+        """Take up topics where the former life left them, as far as that is known; each gets its route.
+
+        Nobody is served yet who could ask for another one, so none of them need be held.
+        """
         with self._registry.same_sources():
-            adopted, known = self._fast.adopted(), dict(zip(topics, map(self._recall, topics), strict=True))
-            there = {topic: memory for topic, memory in known.items() if memory is not None}
-            former = [topic for topic in topics if topic in there or topic in adopted]
-            await asyncio.gather(*(self._take_up(topic, there.get(topic)) for topic in former))
+            known = {topic: memory for topic in topics if (memory := self._recall(topic)) is not None}
+            await self._take_up(topics, known)
             # Counters are read in one go: calls by the thousand beside threads of the kernel's take seconds.
-            self._past.recount(there)
-            self._past.begin_anew(*(topic for topic in topics if topic not in there))
+            self._past.recount(known)
+            self._past.begin_anew(*(topic for topic in topics if topic not in known))
             for topic in topics:
-                self._let_in(topic, known=topic in there)
-            await asyncio.gather(*(self.swap(topic) for topic in topics if self.is_due(topic)))
+                self._let_in(topic, known=topic in known)
+            if due := [self.states[topic] for topic in topics if self.is_due(topic)]:
+                await whole(self._swap(*due))
 
     def _recall(self, topic: int) -> Remembered | None:
         """Take up a topic's account and members, as far as they are known; its route is nobody's yet."""
@@ -322,32 +354,42 @@ class Routes:
             self._redelivery.begun(topic, 0)
         return memory
 
-    async def _take_up(self, topic: int, memory: Remembered | None) -> None:
-        """Take up the route where it is in force still, or its epoch may be."""
-        state, past = self.states[topic], self._past
-        adopted = self._fast.adopted().get(topic, 0)
-        known = self._ledger.open_epochs(topic)
-        if adopted and not past.owns_adopted:
-            log.warning("topic %s: what the kernel's route rests on is lost; it is replaced", state)
-            await self._fast.withdraw(topic)
-            adopted = 0
-        if memory is not None and past.continued and known and (not adopted or adopted in known):
-            await self._go_on(state, memory, known)
-            return
-        if adopted:
-            log.warning("topic %s: the kernel's route is of an unknown epoch; it is replaced", state)
-            await self._fast.withdraw(topic)
-        if memory is not None:
-            past.cut(topic, memory)
-            if self._redelivery is not None:
-                self._redelivery.begun(topic, 0)
+    async def _take_up(self, topics: Iterable[int], known: Mapping[int, Remembered]) -> None:
+        """Take up the routes that are in force still, or whose epoch may be."""
+        past, adopted = self._past, self._fast.adopted()
+        lost: list[int] = []
+        former: list[tuple[Next, bool]] = []
+        for topic in topics:
+            state, memory, epoch = self.states[topic], known.get(topic), adopted.get(topic, 0)
+            if memory is None and not epoch:
+                continue
+            opened = self._ledger.open_epochs(topic)
+            if epoch and not past.owns_adopted:
+                log.warning("topic %s: what the kernel's route rests on is lost; it is replaced", state)
+                lost.append(topic)
+                epoch = 0
+            if memory is not None and past.continued and opened and (not epoch or epoch in opened):
+                former.append(self._former(state, memory, opened))
+                continue
+            if epoch:
+                log.warning("topic %s: the kernel's route is of an unknown epoch; it is replaced", state)
+                lost.append(topic)
+            if memory is not None:
+                past.cut(topic, memory)
+                if self._redelivery is not None:
+                    self._redelivery.begun(topic, 0)
+        await asyncio.gather(*map(self._fast.withdraw, lost))
+        await self._go_on(former)
 
-    async def _go_on(self, state: TopicState, memory: Remembered, known: Mapping[int, int]) -> None:
-        """Have the former life's route in force on both paths. ``known``: open epochs, with their groups."""
+    def _former(self, state: TopicState, memory: Remembered, known: Mapping[int, int]) -> tuple[Next, bool]:
+        """The former life's latest route, about to be in force again, and whether its members are as it was.
+
+        ``known``: open epochs, with their groups.
+        """
         topic, past, journals = state.route.topic.id, self._past, self._slow.journals
         past.fetch(topic)
         route, same = past.former_route(state.route.topic, memory)
-        holders = self._registry.holders(topic) if same or journals.keeps(topic) else ()
+        holders = self._registry.holders(topic) if same or journals.keeps(topic) else []
         for each in known if route.topic.groups else ():
             stored = tuple(Group(name, ()) for name, _ in self._ledger.route(topic, each))
             past.counting.opened(replace(route, epoch=each, groups=stored))
@@ -362,14 +404,23 @@ class Routes:
                 if each != route.epoch:
                     self._redelivery.closed(topic, each, groups)
             self._redelivery.begun(topic, route.epoch)
-        self._chosen(state, await self._install(state, route))
-        await self._slow.swap(route)
-        self._enter(state, route, state.route.groups, route.groups)
-        # A swap that was under way is finished by this.
-        past.close_old(topic, route.epoch)
-        state.version = self._registry.version(topic) if same else 0
-        self._ledger.in_force(topic, time.monotonic())
-        self._registry.holdings.in_force(topic, holders if same else ())
+        return Next(state, route, holders if same else []), same
+
+    async def _go_on(self, former: Sequence[tuple[Next, bool]]) -> None:
+        """Have the former life's routes in force on both paths."""
+        choices = await self._install_all([each for each, _ in former])
+        for (each, _), choice in zip(former, choices, strict=True):
+            self._chosen(each.state, choice)
+        await self._slow.swap(*(each.route for each, _ in former))
+        now = time.monotonic()
+        for (state, route, holders), same in former:
+            topic = route.topic.id
+            self._enter(state, route, state.route.groups, route.groups)
+            # A swap that was under way is finished by this.
+            self._past.close_old(topic, route.epoch)
+            state.version = self._registry.version(topic) if same else 0
+            self._ledger.in_force(topic, now)
+            self._registry.holdings.in_force(topic, holders)
 
     def _let_in(self, topic: int, *, known: bool) -> None:
         """Who wants a topic and was none of its members: it may be new."""
@@ -398,12 +449,23 @@ class Routes:
 
     # --- which path -------------------------------------------------------------------------
 
+    async def _install_all(self, swaps: Sequence[Next]) -> list[PathChoice]:
+        """:meth:`_install` of each; the kernel is waited for once."""
+        asks = [self._asks_kernel(each.state) for each in swaps]
+        waiting = (self._install(each.state, each.route) for each in compress(swaps, asks))
+        found = iter(await asyncio.gather(*waiting))
+        return [next(found) if ask else _said_slow(each.state) for each, ask in zip(swaps, asks, strict=True)]
+
+    def _asks_kernel(self, state: TopicState) -> bool:
+        """Whether a topic's route may be the kernel's, or one is there: of a former life, move or reload."""
+        is_there = state.choice is not None and state.choice.path is Path.FAST
+        return state.policy is not PathPolicy.SLOW or is_there or state.route.topic.id in self._fast.adopted()
+
     async def _install(self, state: TopicState, route: Route) -> PathChoice:
         if state.policy is PathPolicy.SLOW:
-            # A route that was there before a move or a reload, or that a former life left.
-            if (state.choice and state.choice.path is Path.FAST) or route.topic.id in self._fast.adopted():
+            if self._asks_kernel(state):
                 await self._fast.withdraw(route.topic.id)
-            return SAID_SLOW if state.moved else CONFIGURED_SLOW
+            return _said_slow(state)
         if not route.groups:
             await self._fast.withdraw(route.topic.id)
             return NO_MEMBER
@@ -423,6 +485,11 @@ class Routes:
         if state.choice is not None and state.choice.path is not choice.path:
             state.moves += 1
         state.choice = choice
+
+
+def _said_slow(state: TopicState) -> PathChoice:
+    """Of a topic whose policy that is."""
+    return SAID_SLOW if state.moved else CONFIGURED_SLOW
 
 
 def unlike(before: Sequence[Group], after: Sequence[Group]) -> tuple[list[Group], list[Group]]:

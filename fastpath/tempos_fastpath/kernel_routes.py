@@ -49,13 +49,16 @@ class _Uses:
     def __init__(self) -> None:
         self._of: dict[int, frozenset[int]] = {}
         self._users: Counter[int] = Counter()
+        #: What was used last: one object for thousands of topics that use the same.
+        self._last: frozenset[int] = frozenset()
         self._lock = threading.Lock()
 
     def add(self, topic: int, slots: Iterable[int]) -> None:
         """The topic uses these, too."""
         with self._lock:
             before = self._of.get(topic, frozenset())
-            self._set(topic, before.union(slots))
+            if not before.issuperset(slots):
+                self._set(topic, before.union(slots))
 
     def put(self, topic: int, slots: Iterable[int]) -> None:
         """The topic uses these, and no others."""
@@ -74,7 +77,9 @@ class _Uses:
     def _set(self, topic: int, slots: frozenset[int]) -> None:
         before = self._of.pop(topic, frozenset())
         if slots:
-            self._of[topic] = slots
+            if slots != self._last:
+                self._last = slots
+            self._of[topic] = self._last
         for slot in slots - before:
             self._users[slot] += 1
         for slot in before - slots:
@@ -233,10 +238,8 @@ class KernelRoutes:
         if claim.fanout is not None:
             self._fanouts.make(claim.fanout)
         row = self._row_of[plan.topic]
-        value = encode_route(plan, row, claim.slots, claim.fanout or 0)
         small = plan.topic >= NARROW and plan.is_small
-        if small:
-            value = value[:SMALL_ROUTE_SIZE]
+        value = encode_route(plan, row, claim.slots, claim.fanout or 0, small=small)
         return _Swap(plan.topic, claim, _Held(row, small, _digest(value)), value)
 
     def _put(self, small: bool, swaps: Sequence[_Swap]) -> None:

@@ -108,19 +108,32 @@ def encode_settings(
     return struct_bytes(settings)
 
 
-def encode_route(plan: Plan, row: int, slots: Mapping[int, int], fanout: int = 0) -> bytes:
-    """``struct tempos_route`` of a plan.
+class _Last:
+    """What was laid out last, and of what. Routes that are alike share groups, so that is soon seen."""
+
+    laid_out: tuple[tuple[object, ...], bytes] = (), b""
+
+
+def encode_route(
+    plan: Plan, row: int, slots: Mapping[int, int], fanout: int = 0, *, small: bool = False
+) -> bytes:
+    """``struct tempos_route`` of a plan; ``small``: as much of it as a small route has.
 
     ``row``: where its topic stands in every table. ``slots``: of one group, the egress slot of each interface
     index. ``fanout``: of a broadcast, the key of the first of its devmaps.
     """
     # Of thousands of topics with the same few members all but three numbers is the same.
-    lay_out = _laid_out if len(plan.hops) <= _abi.SMALL_MEMBERS else _laid_out.__wrapped__
-    like = Plan(
-        0, 0, plan.framing, plan.mtu, plan.groups, plan.sources, plan.way, plan.why, plan.tos, plan.limited,
+    of = (
+        plan.framing, plan.mtu, plan.groups, plan.sources, plan.way, plan.why, plan.tos, plan.limited,
         plan.journal, plan.pick, plan.options,
     )  # fmt: skip
-    value = bytearray(lay_out(like, tuple(slots.items()), fanout))
+    by = tuple(slots.items()), fanout
+    last, laid_out = _Last.laid_out
+    if last != (of, by):
+        lay_out = _laid_out if len(plan.hops) <= _abi.SMALL_MEMBERS else _laid_out.__wrapped__
+        laid_out = lay_out(Plan(0, 0, *of), *by)
+        _Last.laid_out = (of, by), laid_out
+    value = bytearray(laid_out[:SMALL_ROUTE_SIZE] if small else laid_out)
     struct.pack_into("=I", value, _EPOCH_AT, plan.epoch)
     struct.pack_into("=I", value, _BASE_AT, group_slot(row, plan.epoch, 0))
     struct.pack_into("=H", value, _TOPIC_AT, plan.topic)

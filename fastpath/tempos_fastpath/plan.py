@@ -42,6 +42,8 @@ _Leg = tuple[Destination, int]
 _Neighbour = tuple[int, str]
 #: The groups, the mark of their class, and where their members are: in turn, and each once.
 _Towards = tuple[tuple[Group, ...], int, tuple[Destination, ...], frozenset[Destination]]
+#: All that a plan is made of, but for topic and epoch, facts and means.
+_Likeness = tuple[object, ...]
 _NOTHING: frozenset[Any] = frozenset()
 #: Of a member that no way leads to.
 _NO_MAC, _NO_SOURCE = "00:00:00:00:00:00", "0.0.0.0"  # noqa: S104 - nothing is bound to it
@@ -284,7 +286,9 @@ class Planner:
         self._tos = tos
         #: What those that are known were planned by.
         self._by: tuple[Facts, Means, Collection[tuple[str, str | None]]] | None = None
-        self._known: dict[tuple[object, ...], Plan | Refusal] = {}
+        self._known: dict[_Likeness, Plan | Refusal] = {}
+        #: Of those the latest: most routes are like the one before, which is soon seen: they share groups.
+        self._last: tuple[_Likeness, Plan | Refusal | None] = (), None
 
     def plan(
         self, route: Route, facts: Facts, means: Means, left_out: Collection[tuple[str, str | None]]
@@ -293,13 +297,14 @@ class Planner:
         by = self._by
         if by is None or by[0] is not facts or by[1] != means or by[2] is not left_out:
             self._known.clear()
-            self._by = facts, means, left_out
-        topic, key = route.topic, _likeness(route)
-        found = self._known.get(key)
+            self._by, self._last = (facts, means, left_out), ((), None)
+        topic, like = route.topic, _likeness(route)
+        found = self._find(like)
         if found is None:
             if len(self._known) >= _KNOWN:
                 self._known.clear()
-            found = self._known[key] = plan_route(route, facts, means, self._tos, left_out)
+            found = self._known[like] = plan_route(route, facts, means, self._tos, left_out)
+            self._last = like, found
         if isinstance(found, Refusal) or (found.topic == topic.id and found.epoch == route.epoch):
             return found
         # Not by `replace`, which takes as long as all the rest.
@@ -310,10 +315,16 @@ class Planner:
 
     def knows(self, route: Route, facts: Facts) -> bool:
         """Whether such a route was planned by these facts; then they have all that it takes."""
-        return self._by is not None and self._by[0] is facts and _likeness(route) in self._known
+        return self._by is not None and self._by[0] is facts and self._find(_likeness(route)) is not None
+
+    def _find(self, like: _Likeness) -> Plan | Refusal | None:
+        """What is known of such routes."""
+        if like != self._last[0]:
+            self._last = like, self._known.get(like)
+        return self._last[1]
 
 
-def _likeness(route: Route) -> tuple[object, ...]:
+def _likeness(route: Route) -> _Likeness:
     """All that a plan is made of, beside facts and means, but for topic and epoch."""
     topic = route.topic
     return (

@@ -122,9 +122,9 @@ async def test_a_swap_is_made_whole_though_the_broker_is_lost_to_its_fleet_meanw
             if halfway == "before it":
                 await halt()
 
-        async def swapped_to(route: Route) -> None:
-            swapped.append(route.epoch)
-            await swap(route)
+        async def swapped_to(*routes: Route) -> None:
+            swapped.extend(route.epoch for route in routes)
+            await swap(*routes)
             if halfway == "in it":
                 await halt()
 

@@ -131,7 +131,7 @@ async def test_what_there_is_no_time_for_at_the_end_is_as_a_kill_leaves_it(
         api_port=0,
     )
     monkeypatch.setattr(keeper, "SAVE_EVERY", 3600.0)
-    monkeypatch.setattr(keeper, "TOPICS_AT_THE_END", 1)
+    monkeypatch.setattr(keeper, "AT_ONCE", 1)
     monkeypatch.setattr(broker_module, "SAVE", 0.0)
     tickets = FileTickets(tmp_path / "tickets", Rows())
     async with Broker(config, NoFastPath("", tickets), store=Store.open(tmp_path / "state")) as broker:

@@ -101,6 +101,8 @@ class Ledger:
         self._positions = Positions()
         #: Tells what members of a topic left behind, by group.
         self.orphans: Callable[[int], Mapping[str, Orphans]] = lambda topic: {}
+        #: What was restored last of which nothing is counted: of thousands of topics it may be the same.
+        self._read: tuple[Mapping[str, Any] | None, Quiet] = None, Quiet()
         #: Unix seconds, for people only: nothing is counted by it.
         self.wall: Callable[[], float] = time.time
 
@@ -264,7 +266,9 @@ class Ledger:
 
     def open_epochs(self, topic: int) -> dict[int, int]:
         """Epochs that are not closed, oldest first, with the number of their groups."""
-        return {epoch: len(groups) for epoch, groups in sorted(self._open(topic).items())}
+        state = self._topics.get(topic)
+        opened = state.open if isinstance(state, Quiet) else sorted(self._open(topic).items())
+        return {epoch: len(groups) for epoch, groups in opened}
 
     def route(self, topic: int, epoch: int) -> Groups:
         """The groups of an open epoch with their holders, in the order of the route."""
@@ -544,6 +548,9 @@ class Ledger:
             self.publishers.restore(topic, publishers, now)
 
     def _restored(self, topic: int, stored: Mapping[str, Any], now: float) -> TopicAccount | Quiet:
+        like, quiet = self._read
+        if like is stored:
+            return quiet.copy()
         opened = [
             (int(epoch), [(str(name), tuple(map(holder_of, holders))) for name, holders in groups])
             for epoch, groups in sorted(stored["open"])
@@ -553,7 +560,8 @@ class Ledger:
             for epoch, groups in opened:
                 quiet.opened(epoch, groups)
             quiet.epoch = int(stored["epoch"])
-            return quiet
+            self._read = stored, quiet
+            return quiet.copy()
         state = TopicAccount(int(stored["epoch"]), int(stored["drawn"]))
         state.unequal = [int(epoch) for epoch in stored["unequal"]]
         state.forgot = bool(stored.get("forgot"))

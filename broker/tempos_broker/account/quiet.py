@@ -25,6 +25,12 @@ class Quiet:
         self.epoch = 0
         self.open: tuple[tuple[int, Groups], ...] = ()
 
+    def copy(self) -> Quiet:
+        """The same of another topic."""
+        other = Quiet()
+        other.epoch, other.open = self.epoch, self.open
+        return other
+
     @classmethod
     def of(cls, state: TopicAccount) -> Quiet | None:
         """What a whole account says, if it says no more than this can; else None."""

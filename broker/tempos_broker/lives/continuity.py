@@ -24,6 +24,7 @@ from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.counting import Counting
 from tempos_broker.counts import Counters
+from tempos_broker.lives.alike import Documents
 from tempos_broker.lives.clock import now_there
 from tempos_broker.lives.keeper import MARK, UNSTORED, Keeper
 from tempos_broker.lives.memory import (
@@ -36,7 +37,6 @@ from tempos_broker.lives.memory import (
     kept_out_in,
     name_in,
     promised_in,
-    read,
     return_key_in,
     row_in,
 )
@@ -171,7 +171,7 @@ class Continuity:
             await self._fast.withdraw(topic)
         had: dict[int, int | None] = {}
         for topic in self._states:
-            row = kernel.get(topic) or self._stored.rows.get(topic)
+            row = kernel.get(topic) or self._stored.topics.row(topic)
             if row is None:
                 with contextlib.suppress(*UNREADABLE):
                     row = row_in(self._stored.topics[topic])
@@ -220,12 +220,11 @@ class Continuity:
 
     def recall(self, topic: Topic) -> Remembered | None:
         """Take a topic's account up again; None if nothing usable is known of it."""
-        document = self._stored.topics.get(topic.id)
-        if not document or topic.id in self._forgotten:
+        if topic.id in self._forgotten:
             return None
         try:
-            memory = read(document)
-            if not memory.is_of(topic):
+            memory = self._stored.topics.remembered(topic.id)
+            if memory is None or not memory.is_of(topic):
                 return None
             now, steps = time.monotonic(), self._stored.steps.get(topic.id, ())
             self._ledger.restore(topic.id, memory.ledger, now)
@@ -254,6 +253,8 @@ class Continuity:
         former life may have renewed in its last moment. None could while nobody was there: see
         :meth:`Registry.spare`.
         """
+        if not memory.members:
+            return
         last = max(memory.wall, alive_in(self._stored.broker))
         passed = max(0.0, now_there(self._stored.broker) - last)
         served = self.owns_adopted and topic in self._fast.adopted()
@@ -403,7 +404,7 @@ class Continuity:
         # Counters that go on where they are need not be written anew: what is stored goes with them.
         await self.keeper.begin(self._unknown(), all_anew=not self.continued or self._source is not None)
         # Documents of topics take several times as much memory as what was made of them.
-        self._stored = replace(self._stored, topics={}, steps={}, rows={})
+        self._stored = replace(self._stored, topics=Documents({}), steps={})
         if self._store is not None:
             self._store.stored = self._stored
         for each in self._elsewhere:

@@ -20,7 +20,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -32,6 +32,7 @@ from tempos_broker.account.exporting import ACCOUNTS, Pieces
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.counting import Counting
 from tempos_broker.counts import Counted
+from tempos_broker.lives.alike import Texts
 from tempos_broker.lives.clock import UP, up
 from tempos_broker.lives.memory import PROMISED, Kept, Remembered, write, write_with
 from tempos_broker.lives.steps import Endpoint, Known, step_document
@@ -50,19 +51,24 @@ log = logging.getLogger("tempos.broker.state")
 SAVE_EVERY = 1.0
 #: Of what is written about once a second: members (and topics) at once, and seconds between two such slices.
 MEMBERS_AT_ONCE, PAUSE = 64, 0.002
-#: The same when nobody waits for the loop any more.
-TOPICS_AT_THE_END = 1024
+#: The same when nobody waits for the loop: not yet, as a life begins, or not any more.
+AT_ONCE = 1024
 #: So often in turn a large topic may change while it is told, about a second apart; then it is told at once.
 TRIES = 8
 #: Topics whose counters are looked at in one go.
 LOOKED_AT = 64
-#: Topics that are written at a time when a life begins.
-AT_ONCE = 256
 #: Topic 0 has no route, so its first ticket counter can tell whose counters these are: the instance number
 #: of the lives they belong to, or 0 where what is stored has not kept up with them.
 MARK = (0, 0, 0)
 #: The next one: the highest epoch that was given while the state could not be written.
 UNSTORED = (0, 0, 1)
+
+
+class _Telling:
+    """Documents that are told together: as of one moment, by either clock, so that they can be alike."""
+
+    def __init__(self) -> None:
+        self.wall, self.now, self.texts = time.time(), time.monotonic(), Texts()
 
 
 class Keeper:
@@ -122,21 +128,21 @@ class Keeper:
 
     # --- with each swap ---------------------------------------------------------------------
 
-    async def opening(self, route: Route) -> None:
-        """Write down an epoch that is about to be in force: it never goes back.
+    async def opening(self, routes: Sequence[Route]) -> None:
+        """Write down epochs that are about to be in force: none ever goes back.
 
-        Where it cannot be written, the counters are made to say so: the next life will not take them for
+        Where that cannot be written, the counters are made to say so: the next life will not take them for
         those of the epochs that it finds stored, and begins beyond the highest that was given.
         """
-        topic = route.topic.id
         if self._store is None:
             return
         if not (self._begun or self._kept_up):
-            await self._promise(self._store, route.epoch)
+            await self._promise(self._store, max(route.epoch for route in routes))
             return
-        await self._write([await self._change(topic)])
-        if topic in self._unsaved:
-            self.fall_behind(route.epoch)
+        await self._write([await self._change(route.topic.id) for route in routes])
+        for route in routes:
+            if route.topic.id in self._unsaved:
+                self.fall_behind(route.epoch)
 
     async def _promise(self, store: Store, epoch: int) -> None:
         """Give epochs up to this one, to whatever topic: the next life begins beyond, unless this one begins.
@@ -155,10 +161,10 @@ class Keeper:
         if (known := self._known.get(topic)) is not None:
             known.closed.append((epoch, tickets, unsent))
 
-    async def swapped(self, topic: int) -> None:
-        """Write down what a swap has come to; before this life has begun, that is done once for all."""
+    async def swapped(self, topics: Iterable[int]) -> None:
+        """Write down what swaps have come to; before this life has begun, that is done once for all."""
         if self._store is not None and self._begun:
-            await self._write([await self._change(topic)])
+            await self._write([await self._change(topic) for topic in topics])
 
     # --- all there is -----------------------------------------------------------------------
 
@@ -171,14 +177,15 @@ class Keeper:
         self._unsaved_ends.update(ended)
         # Whatever else is as it was found is written with what changes.
         swapped = [topic for topic in self._states if all_anew or topic in self._known]
-        for first in range(0, len(swapped), AT_ONCE):
-            await self.save(some := swapped[first : first + AT_ONCE])
+        telling = _Telling()
+        for some in self._slices(swapped, AT_ONCE):
+            await self.save(some, telling)
             for topic in some:
                 if not self._is_large(topic):
                     self._known.pop(topic, None)
         await self.save()
 
-    async def save(self, topics: Iterable[int] = ()) -> None:
+    async def save(self, topics: Iterable[int] = (), telling: _Telling | None = None) -> None:
         """Write down all of these topics, and who drains; what could not be written before, too.
 
         But for large ones that are not among these: they are told in pieces, when it is their turn.
@@ -192,7 +199,7 @@ class Keeper:
             [
                 *(Thing(*place, value) for place, value in self._unsaved_things.items()),
                 *(self._end(topic, *end) for topic, end in self._unsaved_ends.items()),
-                *self._wholes(wanted),
+                *self._wholes(wanted, telling),
             ]
         )
 
@@ -252,7 +259,7 @@ class Keeper:
             return
         end = time.monotonic() + within
         rest = {*self._moved_of(list(self._states)), *self._unsaved}
-        for some in self._slices(list(rest), TOPICS_AT_THE_END):
+        for some in self._slices(list(rest), AT_ONCE):
             if time.monotonic() > end:
                 log.warning(
                     "%d topics have changed of late, too many to be written while stopping: the next life "
@@ -415,29 +422,43 @@ class Keeper:
                 yield -(-len(some) // 4)
         return f"[{', '.join(texts)}]"
 
-    def _wholes(self, topics: list[int], *, know: bool = False) -> list[Whole]:
+    def _wholes(
+        self, topics: list[int], telling: _Telling | None = None, *, know: bool = False
+    ) -> list[Whole]:
         """All of these topics; ``know``: what changes of them next is to be written as a step.
 
         Of most topics nothing changes for long: what the store has of them is then not kept in mind.
         """
         if not topics:
             return []
-        now, wall = time.monotonic(), time.time()
+        telling = _Telling() if telling is None else telling
         counted = self._counting.counted(topics)
-        wholes = []
+        wholes: list[Whole] = []
         for topic in topics:
             known = self._know(topic)
             if know or topic in self._known or self._is_large(topic):
                 self._known[topic] = known
-            memory = replace(
-                self._remembered(topic, wall, known.number, counted),
-                members=tuple(self._kept(topic, known.members.keys(), now)),
-                ledger=self._ledger.export(topic, now),
-            )
-            wholes.append(Whole(topic, memory.name, known.epoch, known.number, write(memory)))
+            memory = self._remembered(topic, telling.wall, known.number, counted)
+            document = self._document(topic, memory, known, telling)
+            wholes.append(Whole(topic, memory.name, known.epoch, known.number, document))
             self._changing.pop(topic, None)
         self._ledger.changed.difference_update(topics)
         return wholes
+
+    def _document(
+        self, topic: int, memory: Remembered, known: Known, telling: _Telling
+    ) -> Mapping[str, Any] | str:
+        """A topic as it is stored; ``memory`` is of what is not its members'."""
+
+        def all_of_it() -> dict[str, Any]:
+            kept = tuple(self._kept(topic, known.members.keys(), telling.now))
+            return write(replace(memory, members=kept, ledger=self._ledger.export(topic, telling.now)))
+
+        is_busy = known.members or memory.slow or memory.fast or memory.fast_raw
+        groups = None if is_busy else self._ledger.quiet_groups(topic)
+        if groups is None:
+            return all_of_it()
+        return telling.texts.of(memory, (known.epoch, tuple(groups)), all_of_it)
 
     def _remembered(self, topic: int, wall: float, number: int, counted: Counted) -> Remembered:
         """Of a topic what is not its members', as it is about to be written."""

@@ -19,10 +19,9 @@ import contextlib
 import json
 import logging
 import os
-import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import Any, TypeVar
 
 from tempos import Unavailable
 from tempos.errors import one_line
+from tempos_broker.lives.alike import Documents, value_of
 
 log = logging.getLogger("tempos.broker.state")
 
@@ -54,10 +54,6 @@ _TABLES = {
 _THINGS = "SELECT CAST(kind AS BLOB), CAST(key AS BLOB), CAST(value AS BLOB) FROM thing"
 _BESIDE = ("-wal", "-shm", "-tickets", "-slow")
 _LAST_EPOCH = (1 << 32) - 1
-#: How documents end that say the row last, as most do; what ends so and is JSON says it of the topic.
-_ROW_LAST = re.compile(rb'"row": (0|[1-9][0-9]{0,4})\}\Z')
-#: Without looking for what else than UTF-8 it may be in.
-_DECODE = json.JSONDecoder().decode
 _T = TypeVar("_T")
 
 
@@ -66,16 +62,14 @@ class Stored:
     """What a former life left: ``broker`` holds its own values, ``topics`` a document per topic id.
 
     ``steps``: since the document, by topic id, the oldest first: number and document. ``things``: by kind and
-    key. All are JSON values of any type; whoever takes them up looks at what they are. ``rows``: the topic's
-    row by its document, where that is known without reading all of it.
+    key. All are JSON values of any type; whoever takes them up looks at what they are.
     """
 
     broker: Mapping[str, Any] = field(default_factory=dict)
-    topics: Mapping[int, Any] = field(default_factory=dict)
+    topics: Documents = field(default_factory=lambda: Documents({}))
     epochs: Mapping[int, int] = field(default_factory=dict)
     steps: Mapping[int, Sequence[tuple[int, Any]]] = field(default_factory=dict)
     things: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    rows: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,23 +243,7 @@ def things_in(path: Path, kind: str) -> Mapping[str, Any]:
         if database is not None:
             database.close()
     wanted = kind.encode()
-    return {key.decode(errors="replace"): _value(value) for of, key, value in rows if of == wanted}
-
-
-class _Documents(Mapping[int, Any]):
-    """JSON values by id, made when they are asked for: of thousands of topics all at once would be a lot."""
-
-    def __init__(self, texts: Mapping[int, bytes]) -> None:
-        self._texts = texts
-
-    def __getitem__(self, topic: int) -> Any:
-        return _value(self._texts[topic])
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._texts)
-
-    def __len__(self) -> int:
-        return len(self._texts)
+    return {key.decode(errors="replace"): value_of(value) for of, key, value in rows if of == wanted}
 
 
 class _Broken(Exception):
@@ -305,26 +283,23 @@ def _read(database: sqlite3.Connection) -> Stored:
     # As bytes: SQLite keeps what it is given, whatever the column is said to hold.
     broker, epochs = {}, {}
     topics: dict[int, bytes] = {}
-    rows: dict[int, int] = {}
     steps: dict[int, list[tuple[int, Any]]] = {}
     things: dict[str, dict[str, Any]] = {}
     for key, value in database.execute("SELECT CAST(key AS BLOB), CAST(value AS BLOB) FROM broker"):
-        broker[key.decode(errors="replace")] = _value(value)
+        broker[key.decode(errors="replace")] = value_of(value)
     for id_, epoch, document in database.execute("SELECT id, epoch, CAST(document AS BLOB) FROM topic"):
         epochs[id_] = _epoch(id_, epoch)
         topics[id_] = document
-        if (last := _ROW_LAST.search(document, max(0, len(document) - 16))) is not None:
-            rows[id_] = int(last[1])
     for id_, number, epoch, document in database.execute(
         "SELECT topic, number, epoch, CAST(document AS BLOB) FROM step ORDER BY topic, number"
     ):
         if type(id_) is not int or type(number) is not int:
             raise _Broken(f"a step is number {number!r} of topic {id_!r}")
         epochs[id_] = max(epochs.get(id_, 0), _epoch(id_, epoch))
-        steps.setdefault(id_, []).append((number, _value(document)))
+        steps.setdefault(id_, []).append((number, value_of(document)))
     for kind, key, value in database.execute(_THINGS):
-        things.setdefault(kind.decode(errors="replace"), {})[key.decode(errors="replace")] = _value(value)
-    return Stored(broker, _Documents(topics), epochs, steps, things, rows)
+        things.setdefault(kind.decode(errors="replace"), {})[key.decode(errors="replace")] = value_of(value)
+    return Stored(broker, Documents(topics), epochs, steps, things)
 
 
 def _bring_forward(database: sqlite3.Connection) -> None:
@@ -352,14 +327,6 @@ def _epoch(topic: Any, epoch: Any) -> int:
     if type(epoch) is not int or not 0 <= epoch <= _LAST_EPOCH:
         raise _Broken(f"the epoch of topic {topic} is {epoch!r}")
     return epoch
-
-
-def _value(text: bytes) -> Any:
-    """A JSON value, or None for what is none."""
-    try:
-        return _DECODE(text.decode(errors="surrogatepass"))
-    except (ValueError, RecursionError):
-        return None
 
 
 def _is_locked(error: Exception) -> bool:

@@ -127,19 +127,21 @@ class SlowPaths:
             book is not None and book.settled(topic) < book.taken(topic)
         )
 
-    async def swap(self, route: Route) -> None:
-        """Make ``route`` the route of its topic; once this returns nobody draws tickets of an older one.
+    async def swap(self, *routes: Route) -> None:
+        """Make each route that of its topic; once this returns nobody draws tickets of older ones.
 
         What such were drawn for has left by then, so that nobody gets anything once it is told that it left.
-        Before the start, too. The tickets of the new epoch are the caller's to reset before.
+        Before the start, too. The tickets of the new epochs are the caller's to reset before.
         """
-        self._server.swap(route)
-        self._routes[route.topic.id] = route
-        self._groups[epoch_row(route.topic.id, route.epoch)] = len(route.groups)
+        for route in routes:
+            self._server.swap(route)
+            self._routes[route.topic.id] = route
+            self._groups[epoch_row(route.topic.id, route.epoch)] = len(route.groups)
         if self._supervisor is not None:
             from tempos_broker.worker.protocol import Op, route_out
 
-            await self._supervisor.tell(Op.SWAP, {"route": route_out(route)})
+            for route in routes:
+                await self._supervisor.tell(Op.SWAP, {"route": route_out(route)})
         await self._server.sent()
 
     async def leave_out(self, towards: frozenset[Towards]) -> None:
