@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from dataclasses import replace
 
@@ -178,22 +179,25 @@ async def test_one_that_was_cut_off_goes_by_what_holds_then_compacted_or_not() -
 async def test_whatever_becomes_of_the_store_all_agree_in_the_end() -> None:
     async with world(3, delay=0.02) as fleet:
         chance = random.Random(11)
-        there: dict[int, tuple[int, str]] = {}
+        there: dict[int, tuple[int, int, str]] = {}
+        # Who comes again is another client.
+        numbers = itertools.count()
         for _ in range(300):
-            number = chance.randrange(60)
+            place = chance.randrange(60)
             if fleet.disturb(chance, 12):
                 pass
-            elif number in there:
-                fleet.leave(there.pop(number)[0], number)
+            elif place in there:
+                at, number, _ = there.pop(place)
+                fleet.leave(at, number)
             else:
-                there[number] = chance.randrange(3), chance.choice(("plant/a", "plant/b"))
-                fleet.join(there[number][0], number, there[number][1])
+                there[place] = chance.randrange(3), next(numbers), chance.choice(("plant/a", "plant/b"))
+                fleet.join(*there[place])
             await asyncio.sleep(0.002)
         fleet.calm()
 
         def heartbeats() -> None:
-            for number, (at, wanted) in there.items():
-                fleet.heartbeat(at, number, wanted)
+            for each in there.values():
+                fleet.heartbeat(*each)
 
         await fleet.agree(len(there), heartbeats)
 
