@@ -24,7 +24,8 @@ from tempos.histogram import Histogram, Latency
 from tempos.model import Volume
 from tempos_fastpath.broadcast import NOWHERE
 from tempos_fastpath.network.gates import Gate
-from tempos_fastpath.plan import Hop, Plan
+from tempos_fastpath.network.legs import Hop
+from tempos_fastpath.plan import Plan
 from tempos_fastpath.structs import (
     constant,
     struct_bytes,
@@ -41,9 +42,12 @@ SMALL_ROUTE_SIZE = struct_offset("struct tempos_route", "members") + _abi.SMALL_
     "struct tempos_member"
 )
 
-_EPOCH_AT, _BASE_AT, _TOPIC_AT = (
-    struct_offset("struct tempos_route", field) for field in ("epoch", "ticket_base", "topic")
+_EPOCH_AT, _BASE_AT, _TOPIC_AT, _MEMBERS_AT = (
+    struct_offset("struct tempos_route", field) for field in ("epoch", "ticket_base", "topic", "members")
 )
+_MEMBER_SIZE = struct_size("struct tempos_member")
+#: Members that stay the same from one route to the next are not laid out anew: so many at a time.
+_MEMBERS = 4096
 
 #: Where what groups get begins, if that is not all, and the tables of those that pick by the source.
 _SIEVE_AT, _TABLES_AT = (
@@ -163,7 +167,7 @@ def _laid_out(plan: Plan, slots: tuple[tuple[int, int], ...], fanout: int) -> by
         egresses = plan.broadcast.weights
     elif plan.way is Way.CLONE:
         egresses = [dict.fromkeys(plan.interfaces, 0)] * len(plan.groups)
-    first, tables = 0, b""
+    first, tables, rows = 0, b"", []
     for index, (group, egress) in enumerate(zip(plan.groups, egresses, strict=True)):
         route.groups[index].first = first
         route.groups[index].count = len(group)
@@ -172,13 +176,11 @@ def _laid_out(plan: Plan, slots: tuple[tuple[int, int], ...], fanout: int) -> by
             route.groups[index].slots = len(tables) // 2
             members = [Member(hop.ip, hop.port, weight=hop.weight) for hop in group]
             tables += array("H", slots_of(members)).tobytes()
-        for hop in group:
-            member = route.members[first]
-            _fill_member(member, hop, egress[hop.ifindex], keep=index in plan.keeps)
-            if hop.left_out:
-                _leave_out(member, plan.way)
-            first += 1
+        keep = index in plan.keeps
+        rows += [_member(hop, egress[hop.ifindex], plan.way if hop.left_out else None, keep) for hop in group]
+        first += len(group)
     value = bytearray(struct_bytes(route))
+    value[_MEMBERS_AT : _MEMBERS_AT + len(rows) * _MEMBER_SIZE] = b"".join(rows)
     value[_TABLES_AT : _TABLES_AT + len(tables)] = tables
     if plan.less:
         sieve = _sieve(plan)
@@ -329,7 +331,10 @@ def _bits(places: Iterable[int]) -> int:
     return sum(1 << place for place in places)
 
 
-def _fill_member(member: Any, hop: Hop, slot: int, *, keep: bool) -> None:
+@lru_cache(_MEMBERS)
+def _member(hop: Hop, slot: int, left_out: Way | None, keep: bool) -> bytes:
+    """``left_out``: by this way no event is to get as far as this member."""
+    member = struct_new("struct tempos_member")
     source, address, port = 0 if keep else _address(hop.source), _address(hop.ip), socket.htons(hop.port)
     member.source = source
     member.ip = address
@@ -340,6 +345,9 @@ def _fill_member(member: Any, hop: Hop, slot: int, *, keep: bool) -> None:
     member.ip_sum = _folded(source & 0xFFFF, source >> 16, address & 0xFFFF, address >> 16)
     member.udp_sum = _folded(member.ip_sum, port)
     member.ifindex = hop.ifindex
+    if left_out is not None:
+        _leave_out(member, left_out)
+    return struct_bytes(member)
 
 
 def _leave_out(member: Any, way: Way) -> None:

@@ -40,8 +40,9 @@ from tempos_fastpath.network.firewall import Firewall
 from tempos_fastpath.network.following import Follower
 from tempos_fastpath.network.ipsec import guarded
 from tempos_fastpath.network.reading import read_neighbours, resolve_neighbours
+from tempos_fastpath.network.resolving import Resolving
 from tempos_fastpath.network.targets import served_now
-from tempos_fastpath.plan import Means, Plan, Planner, Refusal, Wanted, refuse_at_once, towards
+from tempos_fastpath.plan import Means, Plan, Planner, Refusal, Wanted
 from tempos_fastpath.ports import Places
 from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.resources import Resources
@@ -128,8 +129,7 @@ class Offload:
         self._lost: Mapping[tuple[int, int], int] = {}
         self._left_out: frozenset[tuple[str, str | None]] = frozenset()
         self._refused: dict[int, str] = {}
-        #: Neighbours that the kernel was asked for, and until when that will do.
-        self._resolved: dict[tuple[int, str], float] = {}
+        self._resolving = Resolving(_SPACING)
         self._trouble = Remark(_log, "the fast path's routes are checked against the network again")
         self._firewall = Firewall(port)
         self._no_answer = Remark(_log, "the kernel is asked of new sources again")
@@ -143,7 +143,7 @@ class Offload:
         #: Whether what has changed may not have been read yet.
         self._unread = False
         self._trigger = ChangeTrigger(
-            self._on_network, feature_group, lambda *it: self._facts.knows(*it) and not self._reading.locked()
+            self._on_network, feature_group, lambda *it: self._facts.holds(*it) and not self._reading.locked()
         )
         self._watcher: asyncio.Task[None] | None = None
 
@@ -243,10 +243,10 @@ class Offload:
         async with self._locks.get(topic) or self._locks.setdefault(topic, asyncio.Lock()):
             if self._closed:
                 return PathChoice(Path.SLOW, "the fast path is closed")
-            self._wanted.want(route)
+            there = self._wanted.want(route)
             self._adopted.pop(topic, None)
             self._no_broadcast.pop(topic, None)
-            facts, plan = await self._plan(route)
+            facts, plan = await self._plan(route, there)
             planned, judged_by = plan, self._judges_by()
             if isinstance(plan, Plan):
                 plan = await self._put(route, facts, plan)
@@ -369,16 +369,17 @@ class Offload:
 
     # ---- planning ---------------------------------------------------------------------------------
 
-    async def _plan(self, route: Route) -> tuple[Facts, Plan | Refusal]:
+    async def _plan(
+        self, route: Route, there: frozenset[Destination] | Refusal
+    ) -> tuple[Facts, Plan | Refusal]:
         """The plan by the facts at hand, or by new ones if they lack a destination."""
         if self._planner.knows(route, self._facts):
             return self._facts, self._judge(route, self._facts)
-        if (refusal := refuse_at_once(route)) is not None:
-            return self._facts, refusal
-        wanted = set(towards(route, self._tos))
-        if self._lacking(wanted):
+        if isinstance(there, Refusal):
+            return self._facts, there
+        if lacking := self._lacking(there):
             try:
-                await self._look_for(wanted)
+                await self._look_for(lacking)
             except Unavailable as error:
                 return self._facts, Refusal(one_line(error))
         facts = self._facts
@@ -401,26 +402,32 @@ class Offload:
         """Those that the facts have no way to, or none yet."""
         return set(map(self._facts.key, wanted)) - self._facts.ways.keys()
 
+    def _know(self, facts: Facts) -> bool:
+        """Go by these facts from now on; whether they contradict those before."""
+        before, self._facts = self._facts, facts
+        if not (contradicts := facts.contradicts(before)):
+            self._planner.agree(before, facts)
+        return contradicts
+
     async def _look_for(self, wanted: set[Destination]) -> None:
         """Have the facts of these destinations, too."""
         async with self._reading:
             lacking = self._lacking(wanted)
             if not lacking:
                 return  # somebody asked before
-            before = self._facts
-            more = await self._in_thread(self._survey.extend, before, lacking, self._port)
+            more = await self._in_thread(self._survey.extend, self._facts, lacking, self._port)
             if more is None:
-                await self._look_now()
+                contradicted = await self._look_now()
             else:
-                self._facts = more
-            if self._facts.contradicts(before):
+                contradicted = self._know(more)
+            if contradicted:
                 # Other topics' routes rest on it, too, and of what is known by now no event is heard.
                 self._on_network(True)
 
     async def _look_at_neighbours(self) -> None:
         """Read anew which MAC each has, if any."""
         async with self._reading:
-            self._facts = await self._in_thread(read_neighbours, self._facts)
+            self._know(await self._in_thread(read_neighbours, self._facts))
 
     def _on_network(self, more: bool) -> None:
         self._more_changed |= more
@@ -434,12 +441,13 @@ class Offload:
             self._more_changed = False
             await self._look_now()
 
-    async def _look_now(self) -> None:
+    async def _look_now(self) -> bool:
         native, refused = self._programs.native, dict(self._refused)
         wanted = self._wanted.destinations()
-        self._facts = await self._in_thread(self._survey.read, wanted, native, refused, self._port)
+        facts = await self._in_thread(self._survey.read, wanted, native, refused, self._port)
         for ifindex in refused:
             del self._refused[ifindex]
+        return self._know(facts)
 
     async def _follow(self) -> bool:
         return await self._in_thread(self._follow_now, self._facts)
@@ -470,7 +478,7 @@ class Offload:
                 await self._changed.settle(_QUIET, _MOST)
             self._changed.clear()
             try:
-                if event and not self._needs_whole_look():
+                if event and not (self._more_changed or self._refused or self._programs.restless):
                     await self._look_at_neighbours()
                 else:
                     await self._look_at_all(first_resolve=not event)
@@ -486,9 +494,6 @@ class Offload:
                 # Whatever it was, a fast path that stops looking would forward to nowhere.
                 self._trouble(f"the fast path could not check its routes: {one_line(error)}", trace=True)
             await asyncio.sleep(_SPACING)
-
-    def _needs_whole_look(self) -> bool:
-        return self._more_changed or bool(self._refused) or self._programs.restless
 
     async def _look_at_all(self, *, first_resolve: bool) -> None:
         if first_resolve:
@@ -555,13 +560,8 @@ class Offload:
             callback()
 
     async def _resolve(self, neighbours: Iterable[tuple[int, str]]) -> None:
-        now = self._loop.time()
-        self._resolved = {each: until for each, until in self._resolved.items() if until > now}
-        # Thousands of topics may lack the same one.
-        new = tuple(each for each in neighbours if each not in self._resolved)
-        self._resolved.update(dict.fromkeys(new, now + _SPACING))
         # What cannot be resolved stays refused, and the refusal's reason already says so.
-        if new:
+        if new := self._resolving.due(neighbours, self._loop.time()):
             with contextlib.suppress(Unavailable):
                 await self._in_thread(resolve_neighbours, new)
 

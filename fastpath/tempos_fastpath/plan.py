@@ -16,7 +16,6 @@ from tempos import (
     Framing,
     Group,
     GroupOptions,
-    Member,
     PathPolicy,
     Pick,
     Quality,
@@ -26,49 +25,28 @@ from tempos import (
 from tempos._abi import Way
 from tempos._senders import options_of
 from tempos_fastpath.broadcast import Broadcast, plan_broadcast
-from tempos_fastpath.network.facts import VRF, Destination, Facts, Interface, destination
-from tempos_fastpath.network.facts import Way as WayTo
-from tempos_fastpath.network.ipsec import Flow, hindrance
+from tempos_fastpath.network.facts import Destination, Facts, destination
+from tempos_fastpath.network.legs import MAX_U16, Given, Hop, Obstacle, leg_to
+from tempos_fastpath.network.legs import Leg as LegTo
 
-MAX_U16 = 0xFFFF
 #: The kernel copies a frame, with the room in front of it, into one page.
 MAX_BROADCAST_MTU = 3500
-#: Plans that are kept for routes that are like theirs.
-_KNOWN = 64
+#: Plans that are kept for routes that are like theirs, and members of which it is known how events get there.
+_KNOWN, _LEGS = 64, 1 << 14
+#: A group of more members is told from others by its identity.
+_MANY = 64
 
 _T = TypeVar("_T", bound=Hashable)
 #: A place where events go by an interface.
 _Leg = tuple[Destination, int]
 _Neighbour = tuple[int, str]
+#: A member by its identity, with the mark of a class, and whether events keep their senders' addresses.
+_Place = tuple[int, int, bool]
 #: The groups, the mark of their class, and where their members are: in turn, and each once.
 _Towards = tuple[tuple[Group, ...], int, tuple[Destination, ...], frozenset[Destination]]
 #: All that a plan is made of, but for topic and epoch, facts and means.
 _Likeness = tuple[object, ...]
 _NOTHING: frozenset[Any] = frozenset()
-#: Of a member that no way leads to.
-_NO_MAC, _NO_SOURCE = "00:00:00:00:00:00", "0.0.0.0"  # noqa: S104 - nothing is bound to it
-
-
-@dataclass(frozen=True, slots=True)
-class Hop:
-    """The way to one member: the interface it leaves by, and both MACs and addresses.
-
-    ``source``: the address of ours that its events leave from. ``mac`` is empty for one that is left out:
-    what it is ticketed is dropped. Where that is because no way leads there, the interface is one that others
-    leave by, or any, so that it makes no difference to them.
-    """
-
-    ip: str
-    port: int
-    ifindex: int
-    source_mac: str
-    mac: str
-    source: str
-    weight: int = 1
-
-    @property
-    def left_out(self) -> bool:
-        return not self.mac
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,10 +136,6 @@ class Refusal:
     unresolved: tuple[tuple[int, str], ...] = ()
 
 
-class _Obstacle(Exception):
-    """Ends the planning of a route with its reason."""
-
-
 def refuse_at_once(route: Route) -> Refusal | None:
     """What can be said without looking at the network."""
     if route.topic.policy is PathPolicy.SLOW:
@@ -190,13 +164,15 @@ def plan_route(
     means: Means,
     tos: Mapping[Quality, int] | None = None,
     left_out: Collection[tuple[str, str | None]] = (),
+    legs: dict[_Place, LegTo] | None = None,
 ) -> Plan | Refusal:
     """Plan ``route``: how its events get to every member, and who makes the copies for several groups.
 
     ``tos``: the byte of the IPv4 header that marks what leaves of each class; without it 0. ``left_out``:
     where members are (address, and that of ours which their events leave from) whose MAC will not be known
     soon, or that no frame gets to: the others do not wait for them. Nor do they for one that the kernel
-    takes nothing for.
+    takes nothing for. ``legs``: those that were found by the same facts, means and left out are taken from
+    there, and new ones put there.
     """
     refusal = refuse_at_once(route)
     if refusal is not None:
@@ -209,44 +185,28 @@ def plan_route(
     no_redirect = ""
     nowhere = ""
     mark = (tos or {}).get(route.topic.quality, 0)
+    given = Given(facts, means.native, means.port, left_out, mark)
+    legs = {} if legs is None else legs
     try:
         for at, group in enumerate(route.groups):
             hops: list[Hop] = []
             keep = bool(options and options[at].keep)
             for member in group.members:
-                absent = (member.ip, member.source) in left_out
-                try:
-                    egress, towards = _egress(member, facts, mark)
-                except _Obstacle as found:
-                    if not (absent or _is_nowhere(member, facts, mark, keep=keep)):
-                        raise
-                    nowhere = nowhere or str(found)
-                    hops.append(Hop(member.ip, member.port, 0, _NO_MAC, "", _NO_SOURCE, member.weight))
-                    continue
-                flow = Flow(towards.source, means.port, member.ip, member.port, egress.index)
-                if keep:
-                    flow = replace(flow, source=None, source_port=None)
-                if why := hindrance(facts.policies, flow, outgoing=True):
-                    raise _Obstacle(f"member {member}: {why}")
-                hop = towards.next_hop
-                mac = member.mac or facts.mac_of(egress.index, hop)
-                if mac is None and absent:
-                    # Nothing goes there, whatever would.
-                    mac = ""
+                place = id(member), mark, keep
+                leg = legs.get(place)
+                if leg is None:
+                    leg = leg_to(member, given, keep=keep)
+                    if leg.hop is not None and not leg.nowhere:
+                        legs[place] = leg
+                if leg.mtu < mtu:
+                    mtu = leg.mtu
+                no_redirect = no_redirect or leg.no_redirect
+                nowhere = nowhere or leg.nowhere
+                if leg.hop is not None:
+                    hops.append(leg.hop)
                 else:
-                    mtu = min(mtu, egress.mtu, towards.mtu or MAX_U16)
-                    if means.native and not egress.takes_redirects:
-                        no_redirect = no_redirect or _no_redirect(member, egress)
-                    if not means.native and (loses := _losing(egress, facts)) is not None:
-                        no_redirect = no_redirect or _lost(member, egress, loses)
-                if mac is None:
-                    unresolved.append((egress.index, hop))
-                    via = "" if hop == member.ip else f", its gateway {hop}"
-                    waiting.append(f"{member}{via} on {egress.name}")
-                else:
-                    assert egress.mac is not None, "_egress takes Ethernet only"
-                    source, weight = towards.source, member.weight
-                    hops.append(Hop(member.ip, member.port, egress.index, egress.mac, mac, source, weight))
+                    unresolved.append(leg.next)
+                    waiting.append(leg.waits)
             groups.append(tuple(hops))
         if unresolved:
             more = f" and {len(waiting) - 1} more" if len(waiting) > 1 else ""
@@ -256,7 +216,7 @@ def plan_route(
             groups = _beside(groups, facts, nowhere)
         less = frozenset(at for at, each in enumerate(options) if each.sources or each.every > 1)
         way, why = _choose_way(route.topic.fanout, groups, less, means, no_redirect)
-    except _Obstacle as found:
+    except Obstacle as found:
         return Refusal(str(found))
     if way is Way.BROADCAST:
         mtu = min(mtu, MAX_BROADCAST_MTU)
@@ -280,15 +240,20 @@ def plan_route(
 
 
 class Planner:
-    """Plans routes by the same facts; of those that differ in topic and epoch alone but one is planned."""
+    """Plans routes by the same facts; of those that differ in topic and epoch alone but one is planned.
+
+    Of members that were in a route that was planned by them it is known how events get there.
+    """
 
     def __init__(self, tos: Mapping[Quality, int]) -> None:
         self._tos = tos
         #: What those that are known were planned by.
         self._by: tuple[Facts, Means, Collection[tuple[str, str | None]]] | None = None
-        self._known: dict[_Likeness, Plan | Refusal] = {}
+        self._known: dict[_Likeness, tuple[Route, Plan | Refusal]] = {}
         #: Of those the latest: most routes are like the one before, which is soon seen: they share groups.
         self._last: tuple[_Likeness, Plan | Refusal | None] = (), None
+        #: By the identity of members, who are kept in there.
+        self._legs: dict[_Place, LegTo] = {}
 
     def plan(
         self, route: Route, facts: Facts, means: Means, left_out: Collection[tuple[str, str | None]]
@@ -297,13 +262,17 @@ class Planner:
         by = self._by
         if by is None or by[0] is not facts or by[1] != means or by[2] is not left_out:
             self._known.clear()
+            self._legs.clear()
             self._by, self._last = (facts, means, left_out), ((), None)
         topic, like = route.topic, _likeness(route)
         found = self._find(like)
         if found is None:
             if len(self._known) >= _KNOWN:
                 self._known.clear()
-            found = self._known[like] = plan_route(route, facts, means, self._tos, left_out)
+            if len(self._legs) >= _LEGS:
+                self._legs.clear()
+            found = plan_route(route, facts, means, self._tos, left_out, self._legs)
+            self._known[like] = route, found
             self._last = like, found
         if isinstance(found, Refusal) or (found.topic == topic.id and found.epoch == route.epoch):
             return found
@@ -313,6 +282,14 @@ class Planner:
             found.why, found.tos, found.limited, found.journal, found.pick, found.options, found.nowhere,
         )  # fmt: skip
 
+    def agree(self, before: Facts, now: Facts) -> None:
+        """Facts contradict nothing of those before: what was planned by these holds."""
+        if self._by is not None and self._by[0] is before:
+            self._by = now, *self._by[1:]
+            # What stood against a route may have been that something was not known.
+            self._known = {key: each for key, each in self._known.items() if isinstance(each[1], Plan)}
+            self._last = (), None
+
     def knows(self, route: Route, facts: Facts) -> bool:
         """Whether such a route was planned by these facts; then they have all that it takes."""
         return self._by is not None and self._by[0] is facts and self._find(_likeness(route)) is not None
@@ -320,16 +297,21 @@ class Planner:
     def _find(self, like: _Likeness) -> Plan | Refusal | None:
         """What is known of such routes."""
         if like != self._last[0]:
-            self._last = like, self._known.get(like)
+            known = self._known.get(like)
+            self._last = like, known[1] if known is not None else None
         return self._last[1]
 
 
 def _likeness(route: Route) -> _Likeness:
-    """All that a plan is made of, beside facts and means, but for topic and epoch."""
-    topic = route.topic
+    """All that a plan is made of, beside facts and means, but for topic and epoch.
+
+    Where there are many members it is told by who is meant, not by what they are like: nobody else has them.
+    """
+    topic, groups = route.topic, route.groups
+    many = len(groups) == 1 and len(groups[0].members) > _MANY
     return (
-        route.groups, topic.policy, topic.quality, topic.framing, topic.sources, topic.fanout,
-        topic.rate > 0, topic.journal > 0, topic.pick, topic.groups,
+        id(groups) if many else groups, topic.policy, topic.quality, topic.framing, topic.sources,
+        topic.fanout, topic.rate > 0, topic.journal > 0, topic.pick, topic.groups,
     )  # fmt: skip
 
 
@@ -387,10 +369,12 @@ class Wanted:
         #: What was planned last, of which route.
         self.plans: dict[int, tuple[Route, Plan | Refusal]] = {}
 
-    def want(self, route: Route) -> None:
-        """A topic's route is to be this one."""
-        at_once = refuse_at_once(route) is not None
-        self._destinations.put(route.topic.id, _NOTHING if at_once else self._towards(route)[3])
+    def want(self, route: Route) -> frozenset[Destination] | Refusal:
+        """A topic's route is to be this one: where it leads, or why there is nothing to ask the network."""
+        refusal = refuse_at_once(route)
+        there = self._towards(route)[3] if refusal is None else _NOTHING
+        self._destinations.put(route.topic.id, there)
+        return there if refusal is None else refusal
 
     def planned(self, route: Route, plan: Plan | Refusal) -> None:
         """Keep in mind what was planned of it."""
@@ -463,7 +447,7 @@ def _choose_way(
     """
     if len(groups) == 1 and wish is not Fanout.TC:
         if no_redirect:
-            raise _Obstacle(no_redirect)
+            raise Obstacle(no_redirect)
         return Way.ONE, ""
     no_broadcast = means.no_broadcast or no_redirect
     if not no_broadcast:
@@ -472,38 +456,12 @@ def _choose_way(
     if wish is not Fanout.TC and not no_broadcast:
         return Way.BROADCAST, "copies by XDP broadcast"
     if wish is Fanout.XDP:
-        raise _Obstacle(f"{len(groups)} groups, and no copies by XDP, as the topic demands: {no_broadcast}")
+        raise Obstacle(f"{len(groups)} groups, and no copies by XDP, as the topic demands: {no_broadcast}")
     if means.no_clone:
         why = f"none by XDP ({no_broadcast}), " if wish is Fanout.AUTO else ""
-        raise _Obstacle(f"{len(groups)} groups, but no copies for them: {why}none by tc ({means.no_clone})")
+        raise Obstacle(f"{len(groups)} groups, but no copies for them: {why}none by tc ({means.no_clone})")
     reason = "as configured" if wish is Fanout.TC else no_broadcast
     return Way.CLONE, f"copies by tc clone ({reason})"
-
-
-def _egress(member: Member, facts: Facts, tos: int) -> tuple[Interface, WayTo]:
-    """The interface and the way towards a member, or the obstacle there is."""
-    way = facts.way_to(destination(member, tos))
-    if way is None or way.obstacle is not None:
-        why = way.obstacle if way is not None else "no route to it"
-        raise _Obstacle(f"member {member}: {why}")
-    interface = facts.interfaces.get(way.ifindex)
-    if interface is None:
-        raise _Obstacle(f"member {member}: the interface towards it is gone")
-    if not interface.ethernet or interface.mac is None:
-        raise _Obstacle(f"member {member}: {interface.name} towards it is not an Ethernet")
-    if not interface.up:
-        raise _Obstacle(f"member {member}: {interface.name} towards it is down")
-    if not way.source:
-        raise _Obstacle(f"member {member}: the kernel names no address that its events would leave from")
-    return interface, way
-
-
-def _is_nowhere(member: Member, facts: Facts, tos: int, *, keep: bool) -> bool:
-    """Whether the slow path would get nothing to it either; ``keep``: from the address of whoever sent it."""
-    way = facts.way_to(destination(member, tos))
-    if way is None or not way.nowhere:
-        return False
-    return not keep or member.source is None or any(member.source == ours for ours, _ in facts.addresses)
 
 
 def _beside(groups: Sequence[tuple[Hop, ...]], facts: Facts, nowhere: str) -> list[tuple[Hop, ...]]:
@@ -513,53 +471,9 @@ def _beside(groups: Sequence[tuple[Hop, ...]], facts: Facts, nowhere: str) -> li
         each.index for each in facts.interfaces.values() if each.ethernet and each.up and each.mac is not None
     }
     if not some:
-        raise _Obstacle(nowhere)
+        raise Obstacle(nowhere)
     found = []
     for group in groups:
         ifindex = min({hop.ifindex for hop in group} - {0} or some)
         found.append(tuple(hop if hop.ifindex else replace(hop, ifindex=ifindex) for hop in group))
     return found
-
-
-_SOME_DO = "some drivers do only while an XDP program is attached to the card"
-#: Of a device that takes no redirected frames, by its kind: what to do, or that there is nothing.
-_NONE_TAKEN = {
-    "": _SOME_DO,
-    "veth": "of a veth: switch GRO on at its peer while that is up, or attach an XDP program there",
-    "bond": f"a bond does where its ports do; {_SOME_DO}",
-    "tun": "of a tap: some program must have it open",
-}
-#: Kinds of devices that lose, without a word, what generic XDP hands to them: seen on Linux 6.1.
-_LOSING = ("macsec",)
-
-
-def _losing(interface: Interface, facts: Facts) -> Interface | None:
-    """What loses of that which is redirected there: the device, or one that it hands frames to."""
-    seen, found = {interface.index}, [interface]
-    for each in found:
-        if each.kind in _LOSING:
-            return each
-        below = facts.interfaces.get(each.link)
-        further = (*facts.ports_of(each.index), *([below] if below is not None else []))
-        # A VRF sends nothing by itself: its ports have their own routes.
-        new = [one for one in further if one.index not in seen and each.kind != VRF]
-        seen.update(one.index for one in new)
-        found += new
-    return None
-
-
-def _lost(member: Member, interface: Interface, loses: Interface) -> str:
-    stands = "" if loses is interface else f"sends by {loses.name}, which "
-    return (
-        f"member {member}: {interface.name} towards it {stands}loses what generic mode redirects "
-        f"(a device of the kind {loses.kind} may)"
-    )
-
-
-def _no_redirect(member: Member, interface: Interface) -> str:
-    name, why = interface.name, interface.redirects_why
-    if interface.takes_redirects is None:
-        return f"member {member}: whether {name} towards it takes redirected frames is not known ({why})"
-    hint = _NONE_TAKEN.get(interface.kind, f"a device of the kind {interface.kind} never does")
-    found = f"{why}; {hint}" if why else hint
-    return f"member {member}: {name} towards it takes no redirected frames ({found})"

@@ -34,8 +34,8 @@ from tempos_bpf.objects import BpfObject
 from tempos_fastpath.fanouts import Fanouts
 from tempos_fastpath.layout import HeldRoute, devmap_entry, encode_settings
 from tempos_fastpath.loading import OBJECT, PROGRAM
+from tempos_fastpath.network.legs import Hop
 from tempos_fastpath.offload import Offload
-from tempos_fastpath.plan import Hop
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 

@@ -32,7 +32,7 @@ from support.program import ADDRESSES, GATE, hops
 from tempos import Framing, Reason, Unavailable
 from tempos._abi import Way
 from tempos_fastpath.layout import encode_settings
-from tempos_fastpath.plan import Hop
+from tempos_fastpath.network.legs import Hop
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 

@@ -23,7 +23,8 @@ from tempos._senders import takings
 from tempos._slots import epoch_row
 from tempos_bpf.objects import Verdict
 from tempos_fastpath.layout import lost_copies
-from tempos_fastpath.plan import Hop, Plan
+from tempos_fastpath.network.legs import Hop
+from tempos_fastpath.plan import Plan
 
 pytestmark = pytest.mark.kernel
 

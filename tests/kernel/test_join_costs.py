@@ -13,6 +13,7 @@ from tempos import Group, Member, Path, Route, Topic
 from tempos_bench.nodes.topology import Topology
 from tempos_bpf.maps import Map
 from tempos_fastpath import offload as module
+from tempos_fastpath import plan
 from tempos_fastpath.network.netlink import Netlink
 from tempos_fastpath.offload import Offload
 
@@ -25,7 +26,7 @@ MEMBERS = tuple(Member(f"10.0.2.{3 + number}", 9001, "02:00:00:00:00:99") for nu
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Requests of each kind, whole tables that were read, and looks at the kernel's counters."""
+    """Requests of each kind, whole tables, looks at the kernel's counters, and members' ways judged."""
     # No look at everything because it is time.
     monkeypatch.setattr(module, "_REFRESH", 3600.0)
     found: Counter[str] = Counter()
@@ -47,6 +48,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         found["looks"] += 1
         return sums(rows, *args)
 
+    leg_to = plan.leg_to
+
+    def judging(member: Member, *it: Any, **how: Any) -> Any:
+        found["judged"] += 1
+        return leg_to(member, *it, **how)
+
+    monkeypatch.setattr(plan, "leg_to", judging)
     monkeypatch.setattr(Netlink, "ask", asking)
     monkeypatch.setattr(Netlink, "neighbours", dumping)
     monkeypatch.setattr(Netlink, "routes", routing)
@@ -65,7 +73,7 @@ def test_a_join_asks_for_the_new_member_alone(topology: Topology, asked: Counter
         asked.clear()
         assert (await offload.install(route(MEMBERS[: members + 1], 2))).path is Path.FAST
         # The way to it, and who it is there.
-        assert asked == {"ways": 1, "requests": 2}
+        assert asked == {"ways": 1, "requests": 2, "judged": 1}
         asked.clear()
         assert (await offload.install(route(MEMBERS[:members], 3))).path is Path.FAST
         assert not asked, "nobody is new"

@@ -24,7 +24,8 @@ from tempos_fastpath.clone import MAPS
 from tempos_fastpath.clone import OBJECT as CLONE
 from tempos_fastpath.journals import KernelJournals
 from tempos_fastpath.layout import encode_route
-from tempos_fastpath.plan import Hop, Plan
+from tempos_fastpath.network.legs import Hop
+from tempos_fastpath.plan import Plan
 from tempos_fastpath.survival.ownership import Identity
 from tempos_fastpath.survival.pins import LATENCY, Pins
 

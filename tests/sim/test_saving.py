@@ -42,8 +42,8 @@ class Written:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.all: list[list[int]] = []
-        self.exported = 0
-        write, export = Store._write, Ledger.export
+        self.exported = self.looked = 0
+        write, export, members = Store._write, Ledger.export, keeper.Keeper._members
 
         def writing(store: Store, values: Sequence[tuple[str, str]], rows: Any) -> None:
             write(store, values, rows)
@@ -53,6 +53,11 @@ class Written:
             self.exported += 1
             return export(ledger, *args)
 
+        def looking(of: keeper.Keeper, topic: int) -> Any:
+            self.looked += 1
+            return members(of, topic)
+
+        monkeypatch.setattr(keeper.Keeper, "_members", looking)
         monkeypatch.setattr(Store, "_write", writing)
         monkeypatch.setattr(Ledger, "export", exporting)
 
@@ -101,11 +106,14 @@ async def test_only_what_has_changed_is_written(
             # The first change of a topic in a life writes it whole: nothing of it was kept in mind.
             assert written.exported - before == 2
             before = written.exported
+            looked = written.looked
             client.ask("unsubscribe", topic="topic-5", group="h", port=client.port)
             await client.answer()
             assert set(await written.rounds()) <= {5}
             # Before and after the swap steps alone, and once all that there is.
             assert written.exported - before == 1
+            # Who its members are is looked at before the swap, and for all that there is; not after it.
+            assert written.looked - looked == 2
             client.ask("subscribe", topic="topic-5", group="h", port=client.port)
             await client.answer()
             await written.rounds()

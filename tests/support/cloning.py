@@ -30,7 +30,8 @@ from tempos_fastpath.clone import MAPS, OBJECT, PROGRAM, Clones
 from tempos_fastpath.layout import encode_route, encode_settings
 from tempos_fastpath.loading import OBJECT as XDP_OBJECT
 from tempos_fastpath.loading import PROGRAM as XDP_PROGRAM
-from tempos_fastpath.plan import Hop, Plan
+from tempos_fastpath.network.legs import Hop
+from tempos_fastpath.plan import Plan
 from tempos_fastpath.ports import KernelPorts
 from tempos_fastpath.rows import KernelRows, sizes
 from tempos_fastpath.survival.pins import LATENCY

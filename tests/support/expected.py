@@ -6,7 +6,7 @@ import socket
 import struct
 
 from support.packets import partial, pseudo_sum
-from tempos_fastpath.plan import Hop
+from tempos_fastpath.network.legs import Hop
 
 #: Of a frame of Ethernet with IPv4 without options and UDP: where the latter two begin.
 _IP, _UDP = 14, 34

@@ -24,7 +24,8 @@ from tempos_fastpath.layout import (
 )
 from tempos_fastpath.loading import DELIVER, OBJECT, PROGRAM, TIMED
 from tempos_fastpath.network.gates import Gate
-from tempos_fastpath.plan import Hop, Plan
+from tempos_fastpath.network.legs import Hop
+from tempos_fastpath.plan import Plan
 from tempos_fastpath.ports import KernelPorts
 from tempos_fastpath.rows import KernelRows, sizes
 from tempos_fastpath.survival.pins import LATENCY

@@ -28,6 +28,13 @@ def test_more_is_no_contradiction_and_less_is_none_where_nobody_asks_for_it() ->
     assert not more.contradicts(BEFORE)
 
 
+def test_a_neighbour_on_no_way_is_no_news_whatever_becomes_of_him() -> None:
+    assert BEFORE.holds(2, "10.0.0.77", "02:00:00:00:00:99")
+    assert BEFORE.holds(2, NEAR.ip, "02:00:00:00:00:05")
+    assert not BEFORE.holds(2, NEAR.ip, "")
+    assert not BEFORE.holds(2, GATEWAY, "02:00:00:00:00:fe"), "he was not known"
+
+
 @pytest.mark.parametrize(
     "change",
     [

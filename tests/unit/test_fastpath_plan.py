@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,9 +12,11 @@ from tempos import Framing, Group, GroupOptions, Member, PathPolicy, Pick, Quali
 
 pytest.importorskip("pyroute2")
 
+from tempos_fastpath import plan as planning
 from tempos_fastpath.network.facts import Facts, Interface, Way, destination
+from tempos_fastpath.network.legs import Hop
 from tempos_fastpath.network.targets import targets_of
-from tempos_fastpath.plan import Hop, Means, Plan, Planner, Refusal, Wanted, plan_route
+from tempos_fastpath.plan import Means, Plan, Planner, Refusal, Wanted, plan_route
 
 ETH = Interface(2, "eth0", "02:00:00:00:00:02", 1500, up=True, ethernet=True, takes_redirects=True)
 LO = Interface(1, "lo", "00:00:00:00:00:00", 65536, up=True, ethernet=False, takes_redirects=False)
@@ -341,3 +344,58 @@ def test_an_address_that_only_another_network_has_is_told_with_that() -> None:
     ):
         targets_of((), ["10.0.5.1"], facts)
     assert targets_of((), ["10.0.5.1"], replace(facts, bound=RED.index)) == [IN_RED]
+
+
+def test_a_member_more_is_one_way_more_to_look_at_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("tempos_fastpath.layout")
+    from tempos_fastpath import layout
+
+    looked: list[Member] = []
+    found = planning.leg_to
+
+    def looking(member: Member, *it: Any, **how: Any) -> Any:
+        looked.append(member)
+        return found(member, *it, **how)
+
+    monkeypatch.setattr(planning, "leg_to", looking)
+    members = [Member(f"10.0.1.{last}", 7000) for last in range(1, 202)]
+    hops = {member: Way(2, member.ip, source="10.0.0.1") for member in members}
+    macs = {(2, member.ip): f"02:00:00:00:01:{number:02x}" for number, member in enumerate(members)}
+
+    def knowing(count: int, **more: Any) -> Facts:
+        ways = {destination(member): way for member, way in list(hops.items())[:count]}
+        return replace(FACTS, ways=ways, neighbours=dict(list(macs.items())[:count]), **more)
+
+    planner, means, facts = Planner({}), Means(native=True), knowing(200)
+    planner.plan(route(*members[:200]), facts, means, ())
+    assert len(looked) == 200
+    before = route(*members[:200])
+    layout.encode_route(planner.plan(before, facts, means, ()), 1, {2: 0})
+    more, laid_out = knowing(201), layout._member.cache_info().misses
+    assert not more.contradicts(facts)
+    planner.agree(facts, more)
+    looked.clear()
+    planned = planner.plan(route(*members), more, means, ())
+    layout.encode_route(planned, 1, {2: 0})
+    assert looked == [members[200]]
+    assert layout._member.cache_info().misses == laid_out + 1
+    assert planned == plan_route(route(*members), more, means)
+    # One that leaves is none, and by facts that contradict these everybody is looked at.
+    looked.clear()
+    assert isinstance(planner.plan(route(*members[1:]), more, means, ()), Plan)
+    assert not looked
+    other = replace(more, interfaces={**FACTS.interfaces, 2: replace(ETH, mac="02:00:00:00:00:22")})
+    assert other.contradicts(more)
+    planned = planner.plan(route(*members), other, means, ())
+    assert isinstance(planned, Plan)
+    assert {hop.source_mac for hop in planned.hops} == {"02:00:00:00:00:22"}
+
+
+def test_a_refusal_holds_no_longer_than_the_facts_that_it_is_of() -> None:
+    planner, means, lacking = Planner({}), Means(native=True), replace(FACTS, ways={})
+    assert isinstance(planner.plan(route(NEAR), lacking, means, ()), Refusal)
+    assert not FACTS.contradicts(replace(lacking, neighbours=FACTS.neighbours))
+    planner.agree(lacking, FACTS)
+    assert isinstance(planner.plan(route(NEAR), FACTS, means, ()), Plan)

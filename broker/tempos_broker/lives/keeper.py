@@ -333,10 +333,10 @@ class Keeper:
 
     def _members(self, topic: int) -> dict[Endpoint, tuple[int, str | None]]:
         return {
-            endpoint: (member.client, member.member.source)
+            endpoint: (lease.holder.client, member.member.source)
             for group in self._registry.states(topic)
             for endpoint, member in group.members.items()
-            if member.client is not None
+            if (lease := member.lease) is not None and lease.holder.client is not None
         }
 
     def _kept(self, topic: int, endpoints: Collection[Endpoint], now: float) -> list[Kept]:
@@ -353,12 +353,14 @@ class Keeper:
         left = min(member.expires - now, self._registry.lease)
         return Kept(group, *endpoint, member.client, left, member.member.source)
 
-    def _know(self, topic: int) -> Known:
-        """The topic as it is now; who says so stores it."""
+    def _know(self, topic: int, before: Known | None = None) -> Known:
+        """The topic as it is now; who says so stores it. What is as it was ``before`` is taken from there."""
         epoch = self._ledger.epoch(topic)
-        number = self._numbers.setdefault(topic, 0)
+        number, version = self._numbers.setdefault(topic, 0), self._registry.version(topic)
         groups = self._ledger.route(topic, epoch) if epoch in self._ledger.open_epochs(topic) else []
-        return Known(number, epoch, groups, self._members(topic))
+        same = before is not None and before.version == version
+        members = before.members if before is not None and same else self._members(topic)
+        return Known(number, epoch, groups, members, version)
 
     async def _change(self, topic: int) -> Step | Whole:
         """What differs from what the store has of a topic; all of it, where that is not known."""
@@ -367,9 +369,11 @@ class Keeper:
             whole = await self._in_pieces(topic, 0) if self._is_large(topic) else None
             return whole or self._wholes([topic], know=True)[0]
         self._numbers[topic] += 1
-        self._known[topic] = now = self._know(topic)
-        come = {each for each, member in now.members.items() if known.members.get(each) != member}
-        document = step_document(known, now, self._kept(topic, come, time.monotonic()))
+        self._known[topic] = now = self._know(topic, known)
+        come: set[Endpoint] = set()
+        if now.members is not known.members:
+            come = {each for each, member in now.members.items() if known.members.get(each) != member}
+        document = step_document(known, now, self._kept(topic, come, time.monotonic()) if come else ())
         return Step(topic, now.number, now.epoch, document)
 
     async def _in_pieces(self, topic: int, pause: float) -> Whole | None:

@@ -27,14 +27,15 @@ Endpoint: TypeAlias = tuple[str, int]
 class Known:
     """A topic as the store has it: ``number`` of its last step, ``groups`` of its latest epoch.
 
-    ``members`` with a lease: the client, and the address of ours that it asked. ``closed`` is not stored yet:
-    epochs with their tickets and copies that could not be sent.
+    ``members`` with a lease: the client, and the address of ours that it asked; of the registry's ``version``
+    of the topic. ``closed`` is not stored yet: epochs with their tickets and copies that could not be sent.
     """
 
     number: int
     epoch: int
     groups: Groups
     members: Mapping[Endpoint, tuple[int, str | None]]
+    version: int = -1
     closed: list[tuple[int, Sequence[int], Sequence[int]]] = field(default_factory=list)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -92,7 +92,7 @@ class Facts:
     ``reverse_paths``: interface index -> whether the kernel looks at the way back of what comes in there: 0
     not, 1 strictly, 2 loosely. ``policies``: IPsec's. ``by_port``: ways may differ by the port that events go
     to; else those in ``ways`` are of port 0. ``answers``: interface index -> addresses of other interfaces
-    that it answers for at its own link.
+    that it answers for at its own link. ``hops``: who is next on any way, by interface index and address.
     """
 
     interfaces: dict[int, Interface]
@@ -107,6 +107,10 @@ class Facts:
     policies: tuple[Policy, ...] = ()
     by_port: bool = False
     answers: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    hops: frozenset[tuple[int, str]] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hops", frozenset((way.ifindex, way.next_hop) for way in self.ways.values()))
 
     def key(self, towards: Destination) -> Destination:
         """What ``ways`` has its way under."""
@@ -125,18 +129,29 @@ class Facts:
         """Whether this is what is known of a neighbour; no MAC: none that can be used."""
         return self.neighbours.get((ifindex, ip), "") == mac
 
+    def holds(self, ifindex: int, ip: str, mac: str) -> bool:
+        """The same, or that nobody asks: he is next on no way."""
+        return (ifindex, ip) not in self.hops or self.knows(ifindex, ip, mac)
+
     def contradicts(self, before: Facts) -> bool:
         """Whether what rests on an earlier snapshot may be otherwise by this one.
 
         Ways that are new, ways that nobody asks for any more, and neighbours on none of them contradict
         nothing.
         """
-        hops = {(way.ifindex, way.next_hop) for way in before.ways.values()}
+        if self is before:
+            return False
+        # Most of both is the same object, and there may be thousands of ways.
+        ways = self.ways.get
+        others = (now for towards, way in before.ways.items() if (now := ways(towards, way)) is not way
+                  and now != way)  # fmt: skip
+        neighbours, known = self.neighbours, before.neighbours
         return (
-            replace(self, ways={}, neighbours={}) != replace(before, ways={}, neighbours={})
-            or any(self.ways.get(towards, way) != way for towards, way in before.ways.items())
-            or any(self.neighbours.get(hop) != before.neighbours.get(hop) for hop in hops)
-        )
+            any(getattr(self, each) != getattr(before, each) for each in _BESIDE)
+            or any(others)
+            or (neighbours is not known
+                and any(neighbours.get(hop) != known.get(hop) for hop in before.hops))
+        )  # fmt: skip
 
     def by_name(self, name: str) -> Interface | None:
         return next((each for each in self.interfaces.values() if each.name == name), None)
@@ -194,3 +209,7 @@ class Facts:
         interface = self.interfaces[ifindex]
         # What comes in for an address of the VRF's own device comes in by one of its ports.
         return interface.ethernet and interface.kind != VRF and not self.elsewhere(interface)
+
+
+#: Fields of facts beside ways and neighbours.
+_BESIDE = tuple({each.name for each in fields(Facts) if each.compare} - {"ways", "neighbours"})
