@@ -1,8 +1,13 @@
-"""What stands in the lists of control requests and answers, row by row: a value for each kind."""
+"""What stands in the lists of control requests and answers, row by row: a value for each kind.
+
+And what all of a request but its id says, for most say the same again.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 
 class Former(NamedTuple):
@@ -146,3 +151,55 @@ class Sent(NamedTuple):
     unsent: int
     datagrams: int
     since: int
+
+
+#: What decoders make of what may hold more: these very types.
+_NESTED = (dict, list)
+
+
+def is_deeper(value: object, depth: int) -> bool:
+    """Whether more than ``depth`` lists and maps are in each other; found out without recursion."""
+    level: list[Any] = [value] if type(value) in _NESTED else []
+    for _ in range(depth):
+        inner = [each.values() if type(each) is dict else each for each in level]
+        level = [each for values in inner for each in values if type(each) in _NESTED]
+        if not level:
+            return False
+    return True
+
+
+#: How a request begins whose id stands before all that it says, after the head of the map.
+_ID_FIRST = b"\xa1v\x01\xa2id"
+_AT = 1 + len(_ID_FIRST)
+#: Bytes that an id takes, by the first of them; one up to this is all of it.
+_SIZES, _SMALL = {0xCC: 2, 0xCD: 3, 0xCE: 5}, 0x7F
+
+
+def without_id(datagram: bytes) -> tuple[int, bytes] | None:
+    """The id of a request, and the rest of it; None: its id stands elsewhere, or there is none."""
+    if len(datagram) <= _AT or not datagram.startswith(_ID_FIRST, 1):
+        return None
+    first = datagram[_AT]
+    end = _AT + _SIZES.get(first, 1)
+    if end - _AT > 1:
+        return int.from_bytes(datagram[_AT + 1 : end], "big"), datagram[:1] + datagram[end:]
+    return (first, datagram[:1] + datagram[end:]) if first <= _SMALL else None
+
+
+class Said(Generic[T]):
+    """What was made of requests that say the same again: of ``most`` at most, the oldest is forgotten first.
+
+    A member at rest sends the same heartbeat every few seconds, but for its id.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: dict[bytes, T] = {}
+
+    def get(self, said: bytes) -> T | None:
+        return self._known.get(said)
+
+    def put(self, said: bytes, made: T) -> None:
+        if len(self._known) >= self._most:
+            del self._known[next(iter(self._known))]
+        self._known[said] = made

@@ -75,6 +75,36 @@ def test_every_operation_survives_the_wire(
     assert (request.id, request.op, request.client, request.fields) == (request_id, op, client, fields)
 
 
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=4), st.data())
+def test_what_is_said_again_is_the_same_request_under_another_id(ids: list[int], data: st.DataObject) -> None:
+    fields = {"port": 5000, "received": data.draw(VALUES["counts"]), "since": data.draw(VALUES["version"])}
+    for request_id in ids:
+        request = control.decode_request(control.encode_request("heartbeat", request_id, 9, **fields))
+        assert (request.id, request.client) == (request_id, 9)
+        assert {name: request.fields[name] for name in fields} == fields
+
+
+def test_what_is_said_again_is_not_decoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked = []
+    unpack = msgpack.unpackb
+    monkeypatch.setattr(msgpack, "unpackb", lambda *it, **how: unpacked.append(it) or unpack(*it, **how))
+    said = {"port": 5000, "received": [control.Received(7, "once", 1, 5)]}
+    # Padding makes up for ids that are shorter.
+    for ids in ((1, 0x7F), (0x80, 0xFF), (0x100, 0xFFFF), (0x10000, 2**32 - 1)):
+        unpacked.clear()
+        for each in (*ids, *ids):
+            assert control.decode_request(control.encode_request("heartbeat", each, 77, **said)).id == each
+        assert len(unpacked) == 1
+    more = {**said, "received": [control.Received(7, "once", 1, 6)]}
+    (told,) = control.decode_request(control.encode_request("heartbeat", 3, 77, **more)).fields["received"]
+    assert told.datagrams == 6
+    # What begins so and is none, however short it is cut, is none still.
+    whole = control.encode_request("heartbeat", 2**32 - 1, 77, **said)
+    for size in range(len(whole)):
+        with pytest.raises(BadRequest):
+            control.decode_request(whole[:size])
+
+
 @given(st.binary(max_size=60) | anything.map(msgpack.packb))
 def test_foreign_requests_and_replies_raise_only_their_own_error(datagram: bytes) -> None:
     with pytest.raises(BadRequest):

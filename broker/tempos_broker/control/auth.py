@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import heapq
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -111,9 +111,11 @@ class Admitted:
     key: Key | None = None
     nonce: bytes = b""
 
-    def seal(self, reply: bytes, time_ms: int) -> bytes:
-        """The reply as it goes out."""
-        return reply if self.key is None else auth.sign_reply(self.key, reply, time_ms, self.nonce)
+    def seal(self, reply: bytes, wall: Callable[[], float]) -> bytes:
+        """The reply as it goes out; ``wall`` gives Unix seconds."""
+        if self.key is None:
+            return reply
+        return auth.sign_reply(self.key, reply, round(wall() * 1000), self.nonce)
 
 
 class Nonces:

@@ -140,7 +140,7 @@ class ControlServer:
         )
         self.wall = ForwardTime(wall, monotonic)
         self.guard = Guard(config, self.wall(), self._fleet.addressee)
-        self._timing = self._timing_of(config)
+        self._time_by(config)
         self._now = 0.0
         self._log = Sparingly(log, lambda: self._now)
         #: Every datagram is in one of these once: by operation, by why not.
@@ -171,7 +171,7 @@ class ControlServer:
     def reconfigure(self, config: ControlConfig) -> None:
         """Go by another configuration from now on."""
         self.guard.reconfigure(config, self.wall())
-        self._timing = self._timing_of(config)
+        self._time_by(config)
 
     def receive_datagram(
         self, datagram: bytes, ip: str, now: float, asked: str | None = None
@@ -219,12 +219,10 @@ class ControlServer:
         self.served[request.op] += 1
         return replace(decision, changed=decision.changed | left) if left else decision
 
-    def _timing_of(self, config: ControlConfig) -> dict[str, int]:
-        return {
-            "lease_ms": round(config.lease * 1000),
-            "heartbeat_ms": round(config.heartbeat * 1000),
-            "instance": self._instance,
-        }
+    def _time_by(self, config: ControlConfig) -> None:
+        lease, heartbeat = round(config.lease * 1000), round(config.heartbeat * 1000)
+        self._timing = {"lease_ms": lease, "heartbeat_ms": heartbeat, "instance": self._instance}
+        self._beats = beats_for(heartbeat / 1000)
 
     # --- replies ----------------------------------------------------------------------------
 
@@ -257,7 +255,7 @@ class ControlServer:
             self.replies[TOO_LARGE] += 1
             cut = too_short(len(plain))
             plain = encode_error_within(way.room, way.request_id, cut.code, str(cut), cut.hint)
-        return None if plain is None else way.admitted.seal(plain, round(self.wall() * 1000))
+        return None if plain is None else way.admitted.seal(plain, self.wall)
 
     def _joined(self, way: Way, topic: Topic, group: str, epoch: int) -> bytes:
         return encode_ok(
@@ -505,7 +503,7 @@ class ControlServer:
         places = self._registry.places(holder)[:LOOKED_AT]
         if lease is None:
             return frozenset()
-        lease.progress.needed = beats_for(self._timing["heartbeat_ms"] / 1000)
+        lease.progress.needed = self._beats
         changed = lease.progress.beat(*self._ledger.progress(holder, places))
         if changed:
             self._tell_progress(holder, lease.progress)

@@ -63,6 +63,12 @@ _TYPE_MASK = 0x3FFF
 _NEIGH_DST, _NEIGH_LLADDR = 1, 2
 #: How the kernel begins to tell of an IPv4 neighbour with a MAC: what stands behind changes all the time.
 _NEIGH_HEAD, _NEIGH_DST_HEAD, _NEIGH_MAC_HEAD = 32, _ATTRIBUTE.pack(8, 1), _ATTRIBUTE.pack(10, 2)
+#: When the kernel used a route last (RTA_CACHEINFO): how many bytes of its answer, and how they begin.
+_CACHE_INFO = 36
+_CACHE_INFO_HEAD = _ATTRIBUTE.pack(_CACHE_INFO, 12)
+#: Questions and answers that come again and again, as many as there may be members: each is made, or taken
+#: apart, once.
+_REMEMBERED = 4096
 #: Of a neighbour: its MAC may be used (NUD_VALID).
 _VALID = 0x02 | 0x04 | 0x08 | 0x10 | 0x40 | 0x80
 #: Of a neighbour: nobody is asked for its MAC (NUD_NOARP, NUD_PERMANENT).
@@ -197,12 +203,7 @@ class Netlink:
             common += attribute(_SPORT, struct.pack("!H", port))
         if oif:
             common += attribute(_OIF, struct.pack("=i", oif))
-        requests = []
-        for ip, source, to_port, tos in wanted:
-            body = _ROUTE.pack(socket.AF_INET, 32, 32 if source else 0, tos, 0, 0, 0, 0, 0)
-            body += attribute(_DST, socket.inet_aton(ip)) + common
-            body += attribute(_SRC, socket.inet_aton(source)) if source else b""
-            requests.append(body + (attribute(_DPORT, struct.pack("!H", to_port)) if to_port else b""))
+        requests = [_way_request(each, common) for each in wanted]
         return [
             Route(error=-answer) if isinstance(answer, int) else _route(answer)
             for answer in self.ask(_GETROUTE, 0, requests)
@@ -301,15 +302,9 @@ class Netlink:
         neighbours = list(neighbours)
         found = self.neighbours_of(neighbours) if len(neighbours) < _AT_ONCE else self.neighbours()
         held = {(each.interface, each.ip) for each in found if each.state & _SET}
-        requests = [
-            _NEIGHBOUR.pack(socket.AF_INET, interface, 0, _NTF_USE, 0)
-            + attribute(_NEIGH_DST, socket.inet_aton(ip))
-            for interface, ip in neighbours
-            if (interface, ip) not in held
-        ]
-        for answer in self.ask(_NEWNEIGH, _ACK | _CREATE | _REPLACE, requests):
-            if answer == -errno.EPERM:
-                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        requests = [_use_request(*each) for each in neighbours if each not in held]
+        if errno.EPERM in self.tell(_NEWNEIGH, _CREATE | _REPLACE, requests):
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
     def dump(self, kind: int, body: bytes, wanted: int) -> list[bytes]:
         """The payloads of all messages of a kind that the answer to a request has."""
@@ -350,6 +345,31 @@ class Netlink:
                         break
             for sequence in range(first, self._sequence + 1):
                 yield answers[sequence]
+
+    def tell(self, kind: int, flags: int, bodies: Sequence[bytes]) -> set[int]:
+        """Have the kernel do what each request says; the errnos of what it would not do.
+
+        It says so of what it would not, and of the last of some that it has come to it.
+        """
+        refused: set[int] = set()
+        for at in range(0, len(bodies), _AT_ONCE):
+            some = bodies[at : at + _AT_ONCE]
+            first = self._sequence + 1
+            self._sequence += len(some)
+            acks = (_ACK if number == self._sequence else 0 for number in range(first, self._sequence + 1))
+            self._socket.send(
+                b"".join(
+                    _message(kind, _REQUEST | flags | ack, first + number, body)
+                    for number, (ack, body) in enumerate(zip(acks, some, strict=True))
+                )
+            )
+            done = False
+            while not done:
+                for got, _, sequence, payload in self._answers():
+                    if got == _ERROR and first <= sequence <= self._sequence:
+                        refused.add(-_code(payload))
+                        done |= sequence == self._sequence
+        return refused - {0}
 
     def _answers(self, sequence: int | None = None) -> Iterator[tuple[int, int, int, bytes]]:
         """Type, flags, sequence and payload of messages as they come; of one request only, if it is given.
@@ -405,6 +425,21 @@ def attributes(data: bytes, at: int = 0) -> dict[int, bytes]:
         found[kind & _TYPE_MASK] = data[at + _ATTRIBUTE.size : at + length]
         at += length + 3 & ~3
     return found
+
+
+@lru_cache(_REMEMBERED)
+def _way_request(towards: Destination, common: bytes) -> bytes:
+    ip, source, port, tos = towards
+    body = _ROUTE.pack(socket.AF_INET, 32, 32 if source else 0, tos, 0, 0, 0, 0, 0)
+    body += attribute(_DST, socket.inet_aton(ip)) + common
+    body += attribute(_SRC, socket.inet_aton(source)) if source else b""
+    return body + (attribute(_DPORT, struct.pack("!H", port)) if port else b"")
+
+
+@lru_cache(_REMEMBERED)
+def _use_request(interface: int, ip: str) -> bytes:
+    body = _NEIGHBOUR.pack(socket.AF_INET, interface, 0, _NTF_USE, 0)
+    return body + attribute(_NEIGH_DST, socket.inet_aton(ip))
 
 
 def _code(payload: bytes) -> int:
@@ -468,6 +503,13 @@ def _text(value: bytes) -> str:
 
 
 def _route(payload: bytes) -> Route:
+    # What stands last changes all the time, and is of no interest.
+    kept = len(payload) - _CACHE_INFO
+    return _route_of(payload[:kept] if payload.startswith(_CACHE_INFO_HEAD, kept) else payload)
+
+
+@lru_cache(_REMEMBERED)
+def _route_of(payload: bytes) -> Route:
     found = attributes(payload, _ROUTE.size)
     metrics = attributes(found.get(_METRICS, b""))
     return Route(
@@ -487,7 +529,7 @@ def _neighbour(payload: bytes) -> Neighbour | None:
     return _neighbour_of.__wrapped__(payload)
 
 
-@lru_cache(4096)
+@lru_cache(_REMEMBERED)
 def _neighbour_of(payload: bytes) -> Neighbour | None:
     family, interface, state, _, _ = _NEIGHBOUR.unpack_from(payload)
     found = attributes(payload, _NEIGHBOUR.size)

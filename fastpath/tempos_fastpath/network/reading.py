@@ -16,6 +16,7 @@ import socket
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from tempos_fastpath.errors import NetworkUnreadable
@@ -208,7 +209,13 @@ def _way(route: Route, towards: Destination, bound: str, ours: Collection[str]) 
         return Way(obstacle="the gateway on the way to it has no IPv4 address")
     if route.wrapped:
         return Way(obstacle="the route to it wraps packets into others (encap)")
-    return Way(route.interface, route.gateway or ip, route.mtu, source or route.source)
+    return _open_way(route.interface, route.gateway or ip, route.mtu, source or route.source)
+
+
+@lru_cache(4096)
+def _open_way(ifindex: int, next_hop: str, mtu: int, source: str) -> Way:
+    """One object as long as it is the same, so that it is seen at once that nothing has changed."""
+    return Way(ifindex, next_hop, mtu, source)
 
 
 def _policies() -> tuple[Policy, ...]:
