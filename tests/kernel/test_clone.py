@@ -161,7 +161,7 @@ def test_it_takes_what_the_xdp_program_hands_on_and_nothing_else(rig: CloneRig) 
     bodies = {RAW: raw(b"body of it"), EVENT: event(), FENCED: event(topic=FENCED.id)}
     good = [bytes(datagram(ADDRESSES, body)) for body in bodies.values()]
     taken = left = 0
-    for _ in range(400):
+    for _ in range(200):
         frame = bytearray(rng.choice(good))
         for _ in range(rng.randint(0, 2)):
             frame[rng.randrange(len(frame))] ^= 1 << rng.randrange(8)
@@ -172,7 +172,7 @@ def test_it_takes_what_the_xdp_program_hands_on_and_nothing_else(rig: CloneRig) 
         assert out.verdict == (SHOT if handed_on else NEXT)
         assert sum(map(len, out.out)) == 2 * handed_on
         taken, left = taken + handed_on, left + 1 - handed_on
-    assert min(taken, left) > 50
+    assert min(taken, left) > 25
 
 
 def test_topics_of_one_group_are_left_to_the_slow_path(rig: CloneRig) -> None:

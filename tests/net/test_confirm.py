@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.brokers import WAYS, Node, get
+from support.brokers import Node, get
 from support.waiting import LIMIT
 
 from tempos import Publisher, Subscriber, Unconfirmed, blocking
@@ -92,8 +92,13 @@ async def collect(subscriber: Subscriber, into: list[int]) -> None:
         into += [int(event.body) for event in events]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("topic", "linger"), [("orders", 0.0), ("orders", 0.001), ("wide", 0.0)])
+@pytest.mark.parametrize(
+    ("way", "topic", "linger"),
+    [
+        ("batches", "orders", 0.001), ("batches", "wide", 0.0), ("worker", "orders", 0.0),
+        ("portable", "wide", 0.001),
+    ],
+)  # fmt: skip
 async def test_all_comes_once_and_what_comes_late_to_nobody(
     tmp_path: Path, way: str, topic: str, linger: float
 ) -> None:

@@ -20,8 +20,9 @@ BATCH, BATCHES = 64, 40
 WAYS = {"XDP": ("native", Fanout.XDP), "tc": ("native", Fanout.TC), "generic": ("generic", Fanout.AUTO)}
 
 
-@pytest.mark.parametrize("shape", ["straight", "forked"])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "shape"), [("XDP", "straight"), ("XDP", "forked"), ("tc", "forked"), ("generic", "straight")]
+)
 def test_what_a_full_ring_refuses_is_lost_to_its_group(way: str, shape: str) -> None:
     require_netns()
     require_kernel()

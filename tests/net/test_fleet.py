@@ -309,8 +309,7 @@ async def until_body(subscriber: Subscriber, body: str) -> list[object]:
     return got
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize(("how", "state"), [(signal.SIGKILL, False), (signal.SIGSTOP, True)])
 async def test_a_subscriber_finds_another_home_and_comes_back(
     state: bool, how: signal.Signals, etcd: Cluster, tmp_path: Path
 ) -> None:

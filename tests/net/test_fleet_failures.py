@@ -270,8 +270,8 @@ def test_everything_at_once_and_up_again(tmp_path: Path) -> None:
         fleet.play(clients)
 
 
+#: Where the link is down nothing passes either way.
 CUTS = {
-    "both ways": (("one", "any"), ("any", "one")),
     "nothing leaves it": (("one", "any"),),
     "nothing reaches it": (("any", "one"),),
 }

@@ -35,8 +35,10 @@ FILES: tuple[tuple[dict[str, dict[str, Any]], dict[str, int]], ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("mode", ["off", "native", "generic"])
-@pytest.mark.parametrize("pick", [Pick.TURN, Pick.SOURCE_PORT])
+@pytest.mark.parametrize(
+    ("mode", "pick"),
+    [("off", Pick.SOURCE_PORT), ("native", Pick.TURN), ("native", Pick.SOURCE_PORT), ("generic", Pick.TURN)],
+)
 def test_options_of_groups_change_by_the_file_under_traffic(
     mode: str, pick: Pick, tmp_path: FilePath
 ) -> None:

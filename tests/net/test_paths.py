@@ -12,7 +12,7 @@ from support.waiting import LIMIT
 from tempos import DATA_PORT, Framing, Group, Member, Path, Topic
 from tempos.wire import encode_raw
 from tempos_bench.measure.broker import Broker, TopicStatus
-from tempos_bench.nodes.topology import SHAPES, Topology, build
+from tempos_bench.nodes.topology import Topology, build
 from tempos_bench.suite.blast import measure
 
 pytestmark = pytest.mark.netns
@@ -127,8 +127,9 @@ def test_a_bare_socket_with_topic_id_and_payload_is_served(mode: str, topic: Top
     assert carried(status, mode) == status.received == len(payloads)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("xdp", ["native", "generic"])
+@pytest.mark.parametrize(
+    ("xdp", "shape"), [("native", "forked"), ("native", "one-armed"), ("generic", "straight")]
+)
 def test_a_blast_without_a_pause_arrives_whole(shape: str, xdp: str) -> None:
     require_netns()
     require_kernel()

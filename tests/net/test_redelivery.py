@@ -163,8 +163,7 @@ def check(workers: list[Worker], numbers: range) -> Counter[int]:
     return counts
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("topic", ["orders", "wide"])
+@pytest.mark.parametrize(("way", "topic"), [("batches", "wide"), ("worker", "orders"), ("portable", "wide")])
 async def test_what_a_killed_member_had_not_processed_goes_to_another(
     tmp_path: Path, way: str, topic: str
 ) -> None:
