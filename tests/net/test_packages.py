@@ -8,13 +8,15 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
-from support.archives import unpack
+from support.archives import how_many, unpack
 from support.ports import free_ports
 from support.waiting import LIMIT
 
@@ -22,11 +24,23 @@ from tempos import __version__
 from tempos_bench.nodes.patience import patience
 
 ROOT = Path(__file__).resolve().parents[2]
-SLOW = patience(120.0)
+#: A whole build takes half a minute of a processor that others may be using as well.
+SLOW = patience(250.0)
+pytestmark = pytest.mark.timeout(5 * SLOW)
 BUILD = "from hatchling.build import build_{0}; print(build_{0}('dist'))"
 NATIVE = shutil.which("gcc") and (shutil.which("clang-14") or shutil.which("clang"))
 #: As a machine without any tool has it.
 BARE = {"PATH": "/nonexistent", "CC": "no-compiler", "LDSHARED": "no-linker"}
+
+#: As an editable install leaves them: of this Python, of another, of all, and of a part there is no more.
+_SUFFIX = sysconfig.get_config_var("EXT_SUFFIX")
+STALE = b"made from other sources"
+PLANTED = (
+    f"broker/tempos_broker/_batch{_SUFFIX}",
+    "broker/tempos_broker/_batch.cpython-399-x86_64-linux-gnu.so",
+    "fastpath/tempos_fastpath/fastpath.bpf.o",
+    f"bench/tempos_bench/_former{_SUFFIX}",
+)
 
 CONFIG = """
 [broker]
@@ -72,9 +86,15 @@ def digest(path: Path) -> str:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The source package, a wheel, one without compiled parts; the first two once more, built elsewhere."""
+    """The source package, a wheel, one without compiled parts; the first two once more, built elsewhere.
+
+    The first three in trees that hold parts made from other sources.
+    """
     made = tmp_path_factory.mktemp("packages")
     here, elsewhere, bare = copy(made / "here"), copy(made / "elsewhere" / "deeper"), copy(made / "bare")
+    for tree in (here, bare):
+        for each in PLANTED:
+            (tree / each).write_bytes(STALE)
     source = build("sdist", here)
     with tarfile.open(source) as archive:
         unpack(archive, made / "unpacked")
@@ -95,6 +115,31 @@ def test_the_same_sources_give_the_same_bytes(packages: dict[str, Path]) -> None
     assert packages["bare"].name == f"tempos-{__version__}-py3-none-any.whl"
     if NATIVE:
         assert "linux" in packages["wheel"].name
+
+
+def compiled(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as built:
+        assert "tempos_bench/scenarios/redirect.toml" in built.namelist()
+        return {each: built.read(each) for each in built.namelist() if each.endswith((".so", ".bpf.o"))}
+
+
+def test_a_wheel_holds_what_its_own_build_made_and_leaves_the_tree_alone(packages: dict[str, Path]) -> None:
+    assert compiled(packages["bare"]) == {}
+    for name in ("wheel", "bare"):
+        tree = packages[name].parents[1]
+        assert {(tree / each).read_bytes() for each in PLANTED} == {STALE}
+        assert not (tree / "build").exists()
+    if not NATIVE:
+        pytest.skip("needs gcc and clang")
+    tree = packages["wheel"].parents[1]
+    parts = "import native_parts as n; print(*(p.home for p in n.parts()))"
+    expected = subprocess.run(
+        [sys.executable, "-c", parts], cwd=tree, capture_output=True, text=True, check=True, env=clean()
+    ).stdout.split()
+    built = compiled(packages["wheel"])
+    assert built.keys() == set(expected)
+    assert len(expected) == how_many(tree)
+    assert all(content.startswith(b"\x7fELF") for content in built.values())
 
 
 def needed(extras: set[str]) -> set[str]:

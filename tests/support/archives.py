@@ -12,3 +12,11 @@ def unpack(archive: tarfile.TarFile, folder: Path) -> None:
         archive.extractall(folder, filter="data")
     else:
         archive.extractall(folder)
+
+
+def how_many(tree: Path) -> int:
+    """The compiled parts of a tree: an extension for each file of declarations, an object a program."""
+    extensions = [*tree.glob("*/native/*.cdef")]
+    objects = [*tree.glob("*/bpf/*.bpf.c"), *tree.glob("*/bpf/observe/*.bpf.c")]
+    assert len(extensions) > 5 < len(objects)
+    return len(extensions) + len(objects)

@@ -1,4 +1,4 @@
-"""Building and setting up: what a wheel holds, what an editable install spares, what `make setup` notices.
+"""Building and setting up: what an editable install spares, what `make setup` notices.
 
 In a copy of the tree, really built where the machine has the tools.
 """
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.archives import how_many
 
 pytest.importorskip("hatchling", reason="hatchling is not installed")
 pytest.importorskip("cffi", reason="cffi is not installed")
@@ -29,8 +30,6 @@ STALE = b"made from other sources"
 OURS = Path("broker", "tempos_broker", f"_batch{SUFFIX}")
 ANOTHERS = Path("broker", "tempos_broker", "_batch.cpython-399-x86_64-linux-gnu.so")
 BPF = Path("fastpath", "tempos_fastpath", "fastpath.bpf.o")
-#: Of a part that there is no more.
-FORMER = Path("bench", "tempos_bench", f"_former{SUFFIX}")
 
 #: What hatchling does for an editable install.
 HOOK = """
@@ -77,29 +76,6 @@ def wheel(tree: Path, **environment: str) -> dict[str, bytes]:
     with zipfile.ZipFile(tree / "dist" / name) as built:
         assert "tempos_bench/scenarios/redirect.toml" in built.namelist()
         return {each: built.read(each) for each in built.namelist() if each.endswith((".so", ".bpf.o"))}
-
-
-def how_many(tree: Path) -> int:
-    """The parts there are: an extension for each file of declarations, an object for each program."""
-    extensions = [*tree.glob("*/native/*.cdef")]
-    objects = [*tree.glob("*/bpf/*.bpf.c"), *tree.glob("*/bpf/observe/*.bpf.c")]
-    assert len(extensions) > 5 < len(objects)
-    return len(extensions) + len(objects)
-
-
-@needs_tools
-def test_a_wheel_holds_what_its_own_build_made_and_leaves_the_tree_alone(tree: Path) -> None:
-    planted = (OURS, ANOTHERS, BPF, FORMER)
-    for each in planted:
-        (tree / each).write_bytes(STALE)
-    assert wheel(tree, **BARE) == {}
-    expected = python(tree, "import native_parts as n; print(*(p.home for p in n.parts()))").split()
-    built = wheel(tree)
-    assert built.keys() == set(expected)
-    assert len(expected) == how_many(tree)
-    assert all(content.startswith(b"\x7fELF") for content in built.values())
-    assert {(tree / each).read_bytes() for each in planted} == {STALE}
-    assert not (tree / "build").exists()
 
 
 @needs_tools
