@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from support.ports import free_ports
 from support.triggers import TOPIC, BrokerBeside, broker_beside, eventually, taking, trigger_here
+from support.waiting import LIMIT
 
 from tempos import ConfigError, Subscriber, TopicKeys
 from tempos_trigger import layout
@@ -55,7 +56,7 @@ async def test_what_the_last_burst_lost_is_counted_though_nothing_follows(
 def stream(port: int, content: bytes) -> None:
     """Send all of it and wait until the other end has closed."""
     with (
-        socket.create_connection(("127.0.0.1", port), 10) as sock,
+        socket.create_connection(("127.0.0.1", port), LIMIT) as sock,
         suppress(ConnectionResetError, BrokenPipeError),
     ):
         sock.sendall(content)
@@ -178,13 +179,13 @@ async def test_streams(broker: BrokerBeside, tmp_path: Path) -> None:
         await asyncio.to_thread(broker.end)
         # A stream waits for the broker: whoever sends is held up, and nothing is lost.
         many = asyncio.create_task(
-            asyncio.to_thread(stream, lines, b"".join(b"%d\n" % number for number in range(50_000)))
+            asyncio.to_thread(stream, lines, b"".join(b"%d\n" % number for number in range(10_000)))
         )
         await eventually(lambda: told(trigger, "line")["source"]["paused"] == 1)
         assert told(trigger, "line")["waiting"] == 20
         await asyncio.to_thread(broker.start)
         async with taking(broker):
-            await eventually(lambda: told(trigger, "line")["published"] == 50_004)
+            await eventually(lambda: told(trigger, "line")["published"] == 10_004)
             await many
         assert told(trigger, "line")["dropped"] == {"too_large": 1, "incomplete": 1}
 
