@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,16 +21,26 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # made in the kernel, and what they have started, goes as after any failure.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 
+# What tests start hundreds of times is compiled once, also where somebody wants no bytecode: a start of a
+# broker takes 0.5 s of the processor then, and 1.3 s otherwise.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "full: left out of the short form of a kernel's run")
 
 
-#: Files that take a minute and more.
-_LONG = frozenset({
-    "test_scenarios.py", "test_next_life.py", "test_fleet_failures.py", "test_foreign_groups.py",
-    "test_manual.py", "test_fleet.py", "test_fanout.py", "test_sources.py", "test_trigger_opcua_security.py",
+#: Files that take a minute and more, whose tests share nothing: they go wherever a place is free.
+_APART = frozenset({
+    "test_scenarios.py", "test_next_life.py", "test_fleet_failures.py", "test_fanout.py", "test_sources.py",
+    "test_networks.py",
 })  # fmt: skip
+#: Files that take so long and share what they stand on: they begin early.
+_LONG = _APART | {
+    "test_debian_package.py", "test_fleet.py", "test_manual.py", "test_packages.py",
+    "test_trigger_opcua_security.py",
+}  # fmt: skip
 #: Folders of tests, those first whose files take longest: at the end short ones fill every place.
 _LONGEST_FIRST = ("net", "networks", "parity", "kernel", "sim", "unit")
 
@@ -42,10 +54,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile` the tests of a file go one after the other, but those of :data:`_APART`."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return nodeid if Path(file).name in _APART else file
+
+    return ByFile(config, log)
+
+
 def pytest_pycollect_makemodule(module_path: Path) -> None:
     """Properties are set up before a module that has some is imported; others do without hypothesis."""
     if b"hypothesis" in module_path.read_bytes():
         _properties()
+    if module_path.parent.name in ("net", "parity"):
+        _forks()
+
+
+@cache
+def _forks() -> None:
+    """Brokers in nodes begin as forks of what has read their code."""
+    from support import forking
+
+    from tempos_bench.nodes import node
+
+    node.start_process = forking.start
 
 
 @cache
@@ -61,6 +100,8 @@ def pytest_sessionfinish() -> None:
     """What brokers that were killed have left to their next lives goes; each worker names its own."""
     if (brokers := sys.modules.get("support.brokers")) is not None:
         brokers.forget()
+    if (forking := sys.modules.get("support.forking")) is not None:
+        forking.end()
 
 
 #: Tests that run what a daemon is made of inside of themselves, for which it is uvloop that counts.

@@ -56,9 +56,10 @@ class _Mishap(Exception):
 
 
 def _use_and_fail(shape: str, made: set[int], inside: Spaces) -> None:
+    others = descendants(os.getpid())
     with build(shape) as topology:
         program = topology.broker.start(("sh", "-c", "echo up; exec sleep 1000"), ready="up")
-        made |= descendants(os.getpid())
+        made |= descendants(os.getpid()) - others
         for node in (topology.publisher, topology.broker, topology.subscriber):
             node.call(lambda: inside.add("/proc/thread-self/ns/net"))
         assert program.pid in made

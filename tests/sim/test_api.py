@@ -19,6 +19,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import response_schema_conformance
+from support import forking
 from support.waiting import LIMIT
 
 from tempos.cli import main
@@ -46,7 +47,7 @@ class Running:
                        'group = "bare/one"\n[[topic]]\nid = 2\nname = "a b"\n')  # fmt: skip
         self.log = folder / "log"
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(
+            self.process = forking.start(
                 (sys.executable, *flags, "-m", "tempos_broker", "-c", str(self.file)),
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import forking
 from support.brokers import get
 from support.waiting import LIMIT
 
@@ -54,7 +55,7 @@ class Machine:
     @contextmanager
     def broker(self, how: signal.Signals = signal.SIGTERM) -> Iterator[subprocess.Popen[str]]:
         command = (sys.executable, "-m", "tempos_broker", "-c", str(self.file))
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with forking.start(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             try:
                 assert process.stdout is not None
                 line = process.stdout.readline()

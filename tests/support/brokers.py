@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from support import forking
 from support.ports import free_ports
 from support.waiting import LIMIT
 from tempos import Publisher, Subscriber
@@ -87,7 +88,7 @@ def serving(
     """One that goes by ``file`` and is ready, started by ``prefix``; ``how`` it is ended."""
     command = (*prefix, sys.executable, "-m", "tempos_broker", "-c", str(file), *options)
     with log.open("a") as errors:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        process = forking.start(command, stdout=subprocess.PIPE, stderr=errors, text=True)
     with process:
         try:
             assert process.stdout is not None

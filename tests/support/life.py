@@ -31,6 +31,7 @@ OTHER = f"{NAME}-b"
 EVENTS, PLAIN = 1, 300
 RUN = "import sys; from tempos_broker.__main__ import main; sys.exit(main())"
 WITHOUT_LIBBPF = f"import sys; sys.modules['tempos_bpf.library'] = None; {RUN}"
+CLEAN = (PYTHON, "-m", "tempos", "fastpath", "clean")
 Topics = Mapping[int, Mapping[str, object]]
 TOPICS: Topics = {EVENTS: {"name": "events"}, PLAIN: {"name": "plain", "framing": "raw"}}
 
@@ -52,9 +53,10 @@ class Life:
     ) -> None:
         table = {"name": NAME, "listen": list(self.topology.broker.addresses), **broker}
         state = table.pop("state", str(self.folder / "state.db"))
-        code = WITHOUT_LIBBPF if table.pop("libbpf", True) is False else RUN
-        # What is done first in its process.
-        code = f"{table.pop('before', '')}\n{code}"
+        libbpf, before = table.pop("libbpf", True), table.pop("before", "")
+        command = (*self.python, f"{before}\n{RUN if libbpf else WITHOUT_LIBBPF}")
+        if command == (PYTHON, "-c", f"\n{RUN}"):
+            command = (PYTHON, "-m", "tempos_broker")
         quality = table.pop("quality", {})
         lease = table.pop("lease", 10.0)
         lines = ["[broker]", *_values(table), "[state]", f"file = {json.dumps(state)}"]
@@ -70,10 +72,11 @@ class Life:
                 lines += ["[[topic.member]]", *_values(member)]
         self.file.write_text("\n".join(lines))
         self._program = self.topology.broker.start(
-            (*self.python, code, "-c", str(self.file)),
+            (*command, "-c", str(self.file)),
             ready="ready",
             limit=LIMIT,
-            clean_up=(PYTHON, "-m", "tempos", "fastpath", "clean", str(table["name"])),
+            # What these two leave is taken out at the end, without a program for it.
+            clean_up=() if table["name"] in (NAME, OTHER) else (*CLEAN, str(table["name"])),
         )
 
     def __enter__(self) -> Life:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from support import forking
 from support.ports import free_ports
 from support.waiting import LIMIT
 from tempos import Subscriber
@@ -64,7 +65,7 @@ class BrokerBeside:
     def start(self, number: int = 7) -> None:
         self._write(number)
         with self._log.open("a") as log:
-            self._process = subprocess.Popen(
+            self._process = forking.start(
                 [sys.executable, "-m", "tempos_broker", "-c", str(self._file)],
                 stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip

@@ -28,6 +28,8 @@ from tempos_bench.nodes.patience import patience
 T = TypeVar("T")
 
 PYTHON = sys.executable
+#: What starts a program.
+start_process: Callable[..., subprocess.Popen[str]] = subprocess.Popen
 #: Stands in a command for a file that holds the text given beside it.
 TEXT_FILE = "{text}"
 _STOP_LIMIT = 15.0
@@ -76,7 +78,7 @@ class Program:
             threading.Thread(target=self._collect, args=(stream, into), daemon=True).start()
 
     def _launch(self, command: Sequence[str], talk: bool, fds: Sequence[int]) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        return start_process(
             command,
             stdin=subprocess.PIPE if talk else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
