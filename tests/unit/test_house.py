@@ -103,20 +103,33 @@ def modules() -> list[Path]:
     return [path for path in files() if path.suffix in (".py", ".pyi") and path.parts[:2] in homes]
 
 
+@cache
+def parsed(path: Path) -> tuple[str | None, tuple[ast.Import | ast.ImportFrom | ast.Call, ...]]:
+    """What a file says that it is for, and whatever imports something, anywhere in it."""
+    tree = ast.parse(read(path), str(path))
+    return ast.get_docstring(tree), tuple(
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        or (isinstance(node, ast.Call) and _imports(node.func))
+    )
+
+
+def _imports(called: ast.expr) -> bool:
+    if isinstance(called, ast.Attribute) and called.attr == "import_module":
+        return ast.unparse(called) == "importlib.import_module"
+    return isinstance(called, ast.Name) and called.id in ("__import__", "import_module")
+
+
 def imports(path: Path) -> set[str]:
     """Top-level names of what a file imports, anywhere in it; what is under TYPE_CHECKING counts, too."""
     found = set()
-    for node in ast.walk(ast.parse(read(path), str(path))):
+    for node in parsed(path)[1]:
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add(path.parts[1] if node.level else (node.module or "").partition(".")[0])
-        elif (
-            isinstance(node, ast.Call)
-            and ast.unparse(node.func) in ("__import__", "import_module", "importlib.import_module")
-            and node.args
-            and isinstance(node.args[0], ast.Constant)
-        ):
+        elif node.args and isinstance(node.args[0], ast.Constant):
             found.add(str(node.args[0].value).partition(".")[0])
     return found
 
@@ -145,7 +158,7 @@ def inner_imports(path: Path, known: set[str]) -> set[str]:
     here = dotted(path).split(".")
     around = here if path.name == "__init__.py" else here[:-1]
     found = set()
-    for node in ast.walk(ast.parse(read(path), str(path))):
+    for node in parsed(path)[1]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -258,7 +271,7 @@ def test_every_module_says_what_it_is_for() -> None:
     silent = [
         path.as_posix()
         for path in files()
-        if path.suffix == ".py" and read(path).strip() and not ast.get_docstring(ast.parse(read(path)))
+        if path.suffix == ".py" and read(path).strip() and not parsed(path)[0]
     ]
     assert not silent
 
