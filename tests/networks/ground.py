@@ -13,8 +13,6 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-from support.warm import WarmNode
-
 import tempos_bench
 from tempos_bench.nodes.namespace import Namespace
 from tempos_bench.nodes.node import Node
@@ -69,7 +67,7 @@ class Ground:
 
     def node(self, space: Namespace, *addresses: str) -> Node:
         """A namespace to run programs in; they end before it does."""
-        node = WarmNode(space.name, space, addresses, ())
+        node = Node(space.name, space, addresses, ())
         self._stack.callback(node.close)
         return node
 

@@ -64,7 +64,17 @@ class Program:
         self, name: str, command: Sequence[str], *, cpu: int | None, talk: bool, fds: Sequence[int]
     ) -> None:
         self.name = name
-        self._process = self._launch(command, talk, fds)
+        self._process = start_process(
+            command,
+            stdin=subprocess.PIPE if talk else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=bytecode.environment(),
+            **_APART,
+            pass_fds=fds,
+            text=True,
+            errors="replace",
+        )
         if cpu is not None:
             # Before the program has a second thread, so that all of them inherit it.
             os.sched_setaffinity(self._process.pid, {cpu})
@@ -76,19 +86,6 @@ class Program:
         for stream, into in ((self._process.stdout, self._lines), (self._process.stderr, self._complaints)):
             assert stream is not None
             threading.Thread(target=self._collect, args=(stream, into), daemon=True).start()
-
-    def _launch(self, command: Sequence[str], talk: bool, fds: Sequence[int]) -> subprocess.Popen[str]:
-        return start_process(
-            command,
-            stdin=subprocess.PIPE if talk else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=bytecode.environment(),
-            **_APART,
-            pass_fds=fds,
-            text=True,
-            errors="replace",
-        )
 
     @property
     def pid(self) -> int:
@@ -344,15 +341,10 @@ class Node:
         self, name: str, command: Sequence[str], cpu: int | None, talk: bool, text: str | None
     ) -> Program:
         if text is None:
-            return self._program(name, command, cpu, talk, ())
+            return Program(name, self._entered(command), cpu=cpu, talk=talk, fds=())
         with text_file(text) as number:
             named = [part.replace(TEXT_FILE, f"/proc/self/fd/{number}") for part in command]
-            return self._program(name, named, cpu, talk, (number,))
-
-    def _program(
-        self, name: str, command: Sequence[str], cpu: int | None, talk: bool, fds: Sequence[int]
-    ) -> Program:
-        return Program(name, self._entered(command), cpu=cpu, talk=talk, fds=fds)
+            return Program(name, self._entered(named), cpu=cpu, talk=talk, fds=(number,))
 
     def _entered(self, command: Sequence[str]) -> tuple[str, ...]:
         # The binding to our life comes first: if we are gone before it holds, so is the namespace,
