@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ class Everything:
     def __init__(self) -> None:
         self.settled = asyncio.Event()
         self.noted, self.replies = 0, {}
+        self.served: Counter[str] = Counter()
 
     def receive_datagram(self, datagram: bytes, ip: str, now: float, asked: str | None) -> Decision:
         number = int(datagram)
@@ -76,6 +78,30 @@ async def test_who_comes_in_a_crowd_waits_longer_for_all_of_the_answer(
         for _ in range(crowd):
             await in_time(answered.get(), LIMIT)
     await tasks.close()
+
+
+async def test_a_copy_that_waited_behind_one_is_not_answered_again_until_nothing_waits() -> None:
+    every: Any = Everything()
+    every.settled.set()
+    tasks = Tasks()
+    port = ControlPort(every, every, every, tasks, fleet=every)
+    answered: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def ask() -> None:
+        port._hear(b"1", "10.0.0.1", None, lambda answer, member: answered.put_nowait(answer))
+
+    ask()
+    await in_time(answered.get(), LIMIT)
+    await tasks.close()
+    ask()
+    assert every.served == {"subscribe": 1}
+    # An answer may be lost: what is asked for again for long is answered again, whatever waits.
+    for forget in (port._heard.clear, lambda: setattr(port, "_heard_since", -control_port.COPY_WITHIN)):
+        forget()
+        ask()
+        await in_time(answered.get(), LIMIT)
+        await tasks.close()
+    assert every.served == {"subscribe": 1}
 
 
 def test_that_others_come_and_go_is_nothing_to_be_told_at_once() -> None:

@@ -157,3 +157,22 @@ async def test_a_port_that_is_taken_is_refused_in_words() -> None:
         port = first.name[1]
         with pytest.raises(Unavailable, match=f"127.0.0.1:{port}/udp for control: .*; set broker"):
             ControlSocket("127.0.0.1", port, lambda *_: None, Counter())
+
+
+@needs_linux
+async def test_that_nothing_waits_any_more_is_told_however_long_what_was_heard_took() -> None:
+    emptied = asyncio.Event()
+
+    def receive(datagram: bytes, ip: str, asked: str | None, reply: Reply) -> None:
+        until = time.monotonic() + 2 * READ_TIME
+        while time.monotonic() < until:
+            pass
+
+    made = ControlSocket("127.0.0.1", 0, receive, Counter(), emptied.set)
+    with closing(made) as control, client("127.0.0.1", made.name[1]) as sock:
+        for _ in range(3):
+            sock.send(b"one")
+        # So long does one take that no other is heard with it.
+        for waiting in (True, True, False):
+            control._readable()
+            assert emptied.is_set() is not waiting

@@ -5,12 +5,22 @@ from __future__ import annotations
 import pytest
 
 from tempos import Topic
-from tempos.control import Code, Reply, decode_reply, encode_request
+from tempos.control import (
+    PROOF_BYTES,
+    RETRY_AFTER,
+    Code,
+    Reply,
+    decode_reply,
+    decode_request,
+    encode_request,
+)
+from tempos.session.core import ControlSession
+from tempos.session.outstanding import GOES_BACK
 from tempos.session.proof import decode
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ClientConfig, ControlConfig, Limits, TopicConfig
 from tempos_broker.control.decisions import Decision, Proving
-from tempos_broker.control.proofs import LIFETIME, Proofs
+from tempos_broker.control.proofs import LIFETIME, SAME, Proofs
 from tempos_broker.control.server import ControlServer
 from tempos_broker.membership import Refused, Registry
 
@@ -92,6 +102,43 @@ def test_first_the_address_is_proved_and_then_the_endpoint(broker: Broker) -> No
     assert broker.server.served == {"prove": 2, "subscribe": 1}
 
 
+def test_who_asks_again_soon_is_given_the_same(broker: Broker) -> None:
+    address, endpoint = broker.is_asked_to_prove()[0], broker.proof()
+    broker.now += SAME - 1
+    assert (address, endpoint) == (broker.is_asked_to_prove()[0], broker.proof())
+    # As good as if they had just been made.
+    broker.now += LIFETIME
+    assert broker.ask(proof=endpoint)[0].ok is not None
+
+
+def test_a_late_answer_takes_no_client_back_unless_what_it_has_is_not_good(broker: Broker) -> None:
+    session = ControlSession(client=CLIENT, broker=ASKED, port=PORT)
+    session.subscribe("alpha", None, now := 0.0)
+
+    def proofs() -> list[bytes]:
+        return [decode_request(each).fields["proof"] for each in session.datagrams_to_send(now)]
+
+    (asked,) = session.datagrams_to_send(now)
+    decision = broker.server.receive_datagram(asked, IP, broker.now, ASKED)
+    assert decision is not None
+    late = broker.server.render(decision)
+    assert late is not None
+    now = RETRY_AFTER[0] - 0.01
+    session.receive_datagram(late, now)
+    (address,) = proofs()
+    session.prove(CLIENT, b"e" * PROOF_BYTES, now)
+    assert proofs() == [b"e" * PROOF_BYTES]
+    # Nor is it repeated before there was time for an answer.
+    assert session.get_timer() == now + RETRY_AFTER[0]
+    session.receive_datagram(late, now)
+    assert proofs() == []
+    for wait in RETRY_AFTER[:GOES_BACK]:
+        now += wait
+        assert proofs() == [b"e" * PROOF_BYTES]
+    session.receive_datagram(late, now)
+    assert proofs() == [address]
+
+
 @pytest.mark.parametrize("topics", [["alpha", "beta"], ["#"]])
 def test_many_topics_and_filters_are_proved_for_alike(broker: Broker, topics: list[str]) -> None:
     many = {"topic": None, "topics": topics, "since": ()}
@@ -107,7 +154,7 @@ def test_a_proof_is_good_for_nobody_else(broker: Broker, other: dict[str, object
     proof = broker.proof()
     for each in (address, proof):
         assert broker.is_asked_to_prove(**other, proof=each)[1] is None
-    broker.now += LIFETIME + 1
+    broker.now += LIFETIME + SAME
     for each in (address, proof):
         assert broker.is_asked_to_prove(proof=each)[1] is None
 

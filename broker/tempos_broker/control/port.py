@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from tempos._remarks import Sparingly
+from tempos.control import Code
 from tempos.wire import AGAIN
 from tempos_broker.control.decisions import (
     Copies,
@@ -22,6 +23,7 @@ from tempos_broker.control.decisions import (
     Joined,
     Listed,
     Proving,
+    Refusal,
     Renewed,
     Way,
 )
@@ -41,6 +43,9 @@ ANSWER_BY = 0.1
 CROWD, CROWD_BY = 32, 0.4
 #: The same of whoever awaits nothing but the other brokers of the fleet; if it asks again, that costs little.
 LOOK_BY = 0.3
+#: Seconds in which one copy of what waits to be heard is answered: had that been lost, it is asked for again.
+#: And of how many different ones copies are known.
+COPY_WITHIN, COPIES = 5.0, 1 << 14
 #: Seconds after which others are, whichever broker of the fleet has not heard of it by then.
 SETTLED_BY = 1.0
 #: Answers to those that are members, or were a moment ago.
@@ -80,11 +85,16 @@ class ControlPort:
         self._under_way: set[tuple[str, int]] = set()
         #: The datagrams of those that nobody signed, each as it came from where to where.
         self._same: dict[tuple[str, str | None, bytes], Way] = {}
+        #: Of those that were heard since nothing waited, by hashes: what they ask. And since when.
+        self._heard: dict[int, str] = {}
+        self._heard_since = 0.0
 
     def open(self, listen: Sequence[str], port: int) -> None:
         """Have the sockets, in which requests wait; raises :class:`Unavailable`."""
         for ip in listen:
-            self._sockets.append(ControlSocket(ip, port, self._receive, self._control.replies))
+            self._sockets.append(
+                ControlSocket(ip, port, self._hear, self._control.replies, self._heard.clear)
+            )
 
     def serve(self) -> None:
         """Hear and answer from now on; on the event loop."""
@@ -100,17 +110,33 @@ class ControlPort:
         for each in self._sockets:
             each.close()
 
-    def _receive(self, datagram: bytes, ip: str, asked: str | None, reply: Reply) -> None:
+    def _hear(self, datagram: bytes, ip: str, asked: str | None, reply: Reply) -> None:
+        """:meth:`_receive` what has waited in a socket; of copies that wait behind each other, one.
+
+        Who is kept waiting repeats itself: were each copy answered a crowd would wait ever longer.
+        """
+        same, now = hash((ip, asked, datagram)), time.monotonic()
+        if now - self._heard_since > COPY_WITHIN or len(self._heard) >= COPIES:
+            self._heard.clear()
+            self._heard_since = now
+        if (op := self._heard.get(same)) is not None:
+            # It counts, and changes nothing.
+            self._control.served[op] += 1
+        elif op := self._receive(datagram, ip, asked, reply):
+            self._heard[same] = op
+
+    def _receive(self, datagram: bytes, ip: str, asked: str | None, reply: Reply) -> str:
+        """What it asks for, if a copy of it asks for nothing else; else ""."""
         if self._resends is not None and datagram.startswith(AGAIN):
             self._resends.again(datagram, ip)
-            return
+            return ""
         if (way := self._same.get((ip, asked, datagram))) is not None:
             # It counts, and changes nothing.
             self._control.served[way.op] += 1
-            return
+            return way.op
         decision = self._control.receive_datagram(datagram, ip, time.monotonic(), asked)
         if decision is None:
-            return
+            return ""
         if decision.proving is not None:
             self._have_proved(decision.proving)
         if decision.copies is not None:
@@ -122,13 +148,14 @@ class ControlPort:
             # Whoever asks again while that is under way is answered when it is done, once.
             if request in self._under_way:
                 self._control.pass_over(decision)
-                return
+                return _copied(decision)
             self._under_way.add(request)
             self._begin(partial(self._carry_out, decision, reply), decision.way, datagram)
         elif self._is_awaited(decision):
             self._begin(partial(self._answer_when_come, decision, reply), decision.way, datagram)
         else:
             self._answer(decision, reply)
+        return _copied(decision)
 
     def _have_proved(self, proving: Proving) -> None:
         assert self._say is not None, "who asks for proofs says by what they are sent"
@@ -211,3 +238,10 @@ class ControlPort:
         if (answer := self._control.render(decision)) is not None:
             told = decision.answer
             reply(answer, member=told.member if isinstance(told, Done) else isinstance(told, _MEMBERS))
+
+
+def _copied(decision: Decision) -> str:
+    """What is asked for, where copies ask for the same: what is signed has none, and refusals are counted."""
+    answer, way = decision.answer, decision.way
+    is_refused = isinstance(answer, Refusal) and answer.code != Code.PROVE
+    return "" if way.admitted.key is not None or is_refused else way.op

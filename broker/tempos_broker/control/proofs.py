@@ -1,7 +1,8 @@
 """What members prove with (:mod:`tempos.session.proof`), without that the broker keeps anything of anybody.
 
-A proof is the time at which it was made, and a keyed hash of it, of what it proves and of whom it is for:
-address, port, client, and the address of ours that was asked. So it is good for nobody else, nor for long.
+A proof is about the time at which it was made, and a keyed hash of it, of what it proves and of whom it is
+for: address, port, client, and the address of ours that was asked. So it is good for nobody else, nor for
+long.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from tempos_broker.account.accounts import Holder
 
 #: Seconds for which a proof is good: longer than a client asks on.
 LIFETIME = 30
+#: Seconds within which who asks again is given the same: while a crowd waits, each answer that says something
+#: new would be followed at once.
+SAME = 10
 _WHEN = struct.Struct("!I")
 _U32 = 0xFFFFFFFF
 
@@ -42,13 +46,13 @@ class Proofs:
 
     def grant(self, step: Step, holder: Holder, asked: str | None, now: float) -> bytes:
         """A proof for who asked at an address of ours (None: not known which); ``now``: monotonic seconds."""
-        when = _WHEN.pack(int(now) & _U32)
+        when = _WHEN.pack((int(now) - int(now) % SAME) & _U32)
         return when + self._hash(when, step, holder, asked)
 
     def holds(self, proof: bytes, step: Step, holder: Holder, asked: str | None, now: float) -> bool:
         """Whether this is one that was granted to just this holder, and lately."""
         when, rest = proof[: _WHEN.size], proof[_WHEN.size :]
-        if len(proof) != PROOF_BYTES or (int(now) - _WHEN.unpack(when)[0]) & _U32 > LIFETIME:
+        if len(proof) != PROOF_BYTES or (int(now) - _WHEN.unpack(when)[0]) & _U32 >= LIFETIME + SAME:
             return False
         return hmac.compare_digest(rest, self._hash(when, step, holder, asked))
 

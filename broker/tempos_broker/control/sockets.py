@@ -90,12 +90,20 @@ class _Room:
 class ControlSocket:
     """Bound to ``ip``:``port``; heard once it is to :meth:`serve`.
 
-    ``unsent`` counts the answers that could not be sent, by why. Raises :class:`Unavailable` if the address
-    or the port cannot be had.
+    ``unsent`` counts the answers that could not be sent, by why; ``emptied`` is called when nothing waits to
+    be heard. Raises :class:`Unavailable` if the address or the port cannot be had.
     """
 
-    def __init__(self, ip: str, port: int, receive: Receive, unsent: Counter[str]) -> None:
+    def __init__(
+        self,
+        ip: str,
+        port: int,
+        receive: Receive,
+        unsent: Counter[str],
+        emptied: Callable[[], None] = lambda: None,
+    ) -> None:
         self._receive = receive
+        self._when_emptied = emptied
         self._unsent = unsent
         self._log = Sparingly(log, time.monotonic)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -132,10 +140,11 @@ class ControlSocket:
 
     def has_heard(self, since: float) -> bool:
         """Whether all was handed on that had come by then (monotonic seconds)."""
-        if self._emptied >= since or self._loop is None or self._sock.fileno() < 0:
-            return True
+        return self._emptied >= since or self._loop is None or self._is_empty()
+
+    def _is_empty(self) -> bool:
         try:
-            self._sock.recv(_READ, socket.MSG_PEEK)
+            self._sock.recv(1, socket.MSG_PEEK)
         except OSError:
             return True
         return False
@@ -148,26 +157,33 @@ class ControlSocket:
             self._sock.close()
 
     def _readable(self) -> None:
+        # That may have taken too long for another look.
+        if self._read_some() or self._is_empty():
+            self._when_emptied()
+
+    def _read_some(self) -> bool:
+        """Whether it was found that nothing is left."""
         until = time.monotonic() + READ_TIME
         for count in range(READ_BATCH):
             if count and time.monotonic() > until:
-                return
+                return False
             # A request may have closed us.
             if self._sock.fileno() < 0:
-                return
+                return True
             try:
                 datagram, ancillary, _, sender = self._sock.recvmsg(_READ, addresses.SPACE)
             except (BlockingIOError, InterruptedError):
                 self._emptied = time.monotonic()
-                return
+                return True
             except OSError as error:
                 self._log.warn(f"receive {error.errno}", f"control socket: {error}")
-                return
+                return False
             if len(datagram) > MAX_DATAGRAM and not datagram.startswith(AGAIN):
                 # Enough to see that it is larger than any request.
                 datagram = datagram[: MAX_DATAGRAM + 1]
             asked = addresses.destination(ancillary) if self._asks else self._address
             self._receive(datagram, sender[0], asked, partial(self._send, sender, asked))
+        return False
 
     def _send(self, to: tuple[str, int], asked: str | None, answer: bytes, *, member: bool = False) -> None:
         if self._sock.fileno() < 0:

@@ -15,6 +15,8 @@ _FOLLOWED = (control.Code.CLOCK, control.Code.ADDRESSEE)
 STEPS = 2
 #: Tries of one request without an answer until the broker counts as one that does not.
 PATIENT = 2
+#: Tries after which one that was given before is gone back to: the one since then is not good.
+GOES_BACK = 2
 
 
 class Outstanding(dict[int, Pending]):
@@ -82,7 +84,14 @@ class Outstanding(dict[int, Pending]):
         pending = self[request]
         if pending.fields.get("proof", proof) == proof or pending.proved >= 2 * pending.tries:
             return
+        if pending.tries < pending.given.get(proof, -GOES_BACK) + GOES_BACK:
+            # It came with an answer to what had waited at the broker since before the next one was given.
+            return
+        pending.given[proof] = pending.tries
         pending.proved += 1
+        # Asked now, it is repeated no sooner than what nobody has answered.
+        tries = min(pending.tries, len(control.RETRY_AFTER))
+        pending.due = max(pending.due, now + control.RETRY_AFTER[tries - 1])
         if pending.proved <= STEPS:
             pending.went_on = now
         self.alter(request, proof=proof)

@@ -64,8 +64,9 @@ class Pending:
     nonces: list[bytes] = field(default_factory=list)
     #: What refusals were followed in how it is signed, by their codes.
     followed: set[str] = field(default_factory=set)
-    #: How often it was sent at once, with a proof, and when that was last, or it was begun.
+    #: How often it was sent at once, with a proof; with which, at which try; and when last, or it was begun.
     proved: int = 0
+    given: dict[bytes, int] = field(default_factory=dict)
     went_on: float = 0.0
     #: What a reply said that was no answer, as a sentence: told if no other comes.
     last_word: str = ""
