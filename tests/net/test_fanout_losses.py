@@ -52,8 +52,11 @@ def test_what_a_full_ring_refuses_is_lost_to_its_group(way: str, shape: str) -> 
     received = {group["name"]: 0 for group in entry["groups"]}
     for port, count in got["by_port"].items():
         received[f"g{int(port) - 9001:02}"] += count
-    assert (entry["fast"], entry["slow"], got["overrun"], got["bad_checksums"]) == (events, 0, 0, 0)
-    assert [group["tickets"] for group in entry["groups"]] == [events] * GROUPS
-    assert {group["name"]: events - group["unsent"] for group in entry["groups"]} == received
+    came = entry["fast"]
+    # Copies by tc wait in the same queue of the processor as what comes: what finds no room there never came.
+    assert came == events or (fanout is Fanout.TC and 0 < came < events)
+    assert (entry["slow"], got["overrun"], got["bad_checksums"]) == (0, 0, 0)
+    assert [group["tickets"] for group in entry["groups"]] == [came] * GROUPS
+    assert {group["name"]: came - group["unsent"] for group in entry["groups"]} == received
     assert sum(group["unsent"] for group in entry["groups"]), "nothing was lost: the test has shown nothing"
     assert entry["problems"] == []
