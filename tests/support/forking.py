@@ -62,7 +62,7 @@ def _asked(command: Sequence[str], options: dict[str, Any]) -> dict[str, Any] | 
     if (
         words[:2] != [sys.executable, "-m"]
         or not (words[2] == _BROKER or words[2].startswith(_OTHERS))
-        or _of_python(environment) != _of_python(os.environ)
+        or _of_python(environment) != _HERE
         or options.keys() & {"preexec_fn", "shell", "user", "group", "umask"}
     ):
         return None
@@ -76,6 +76,10 @@ def _of_python(environment: Any) -> dict[str, str]:
         for name, value in environment.items()
         if name.startswith("PYTHON") and name != "PYTHONUNBUFFERED"
     }
+
+
+#: What Python goes by in this process; a test may have said something else since.
+_HERE = _of_python(os.environ)
 
 
 class _Forked(subprocess.Popen[Any]):

@@ -60,6 +60,13 @@ def test_it_is_told_to_end_as_any_process(tmp_path: Path, how: signal.Signals) -
         assert process.stdout.read() == ""
 
 
+def test_what_goes_by_another_path_than_this_process_is_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    with forking.start((*BROKER, "x"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert type(process) is subprocess.Popen
+        process.communicate(timeout=LIMIT)
+
+
 def test_what_is_something_else_is_executed() -> None:
     for command, more in (
         ((sys.executable, "-c", "print(1)"), {}),
