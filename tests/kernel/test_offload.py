@@ -287,7 +287,7 @@ def test_a_program_that_is_not_ours_is_never_touched(topology: Topology) -> None
     async def scenario(offload: Offload) -> None:
         busy, free = offload.status().interfaces
         assert (busy.mode, free.mode) == ("none", "native")
-        assert f"'{PROGRAM}' (id {program_id}), which is not ours" in busy.reason
+        assert f"'{PROGRAM}' (id {program_id}) in native mode, which is not ours" in busy.reason
 
     foreign, program_id = topology.broker.call(occupy)
     with foreign:
