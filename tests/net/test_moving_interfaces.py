@@ -106,7 +106,10 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize(("what", "mode"), zip(CHANGES, itertools.cycle(("native", "generic")), strict=False))
+_EACH_IN_ONE = list(zip(CHANGES, itertools.cycle(("native", "generic")), strict=False))
+
+
+@pytest.mark.parametrize(("what", "mode"), _EACH_IN_ONE)
 def test_fast_is_said_where_events_go_fast_after_a_change(what: str, mode: str) -> None:
     require_netns()
     require_kernel()
