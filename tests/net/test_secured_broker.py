@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.beside import beside
 from support.ports import free_ports
 from support.waiting import LIMIT
 
@@ -69,22 +71,17 @@ class Node:
         path.chmod(0o600)
         return str(path)
 
-    def tempos(self, *arguments: str, auth: str | None = None) -> subprocess.Popen[str]:
+    def tempos(
+        self, *arguments: str, auth: str | None = None
+    ) -> AbstractContextManager[subprocess.Popen[str]]:
         environment = {key: value for key, value in os.environ.items() if key != "TEMPOS_AUTH"}
         if auth is not None:
             environment["TEMPOS_AUTH"] = auth
-        return subprocess.Popen(
-            [sys.executable, "-m", "tempos", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        return beside([sys.executable, "-m", "tempos", *arguments], env=environment)
 
     def status(self) -> dict[str, Any]:
-        out, _ = self.tempos("status", "--json", "--api", f"http://127.0.0.1:{self.api}").communicate(
-            timeout=LIMIT
-        )
+        with self.tempos("status", "--json", "--api", f"http://127.0.0.1:{self.api}") as command:
+            out, _ = command.communicate(timeout=LIMIT)
         return dict(json.loads(out))
 
 

@@ -12,11 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.beside import beside
 from support.minibroker import MiniBrokerThread
 from support.waiting import LIMIT
 
@@ -35,15 +37,8 @@ def broker() -> Iterator[MiniBrokerThread]:
         yield broker
 
 
-def tempos(*arguments: str, **options: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tempos", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
+def tempos(*arguments: str, **options: Any) -> AbstractContextManager[subprocess.Popen[str]]:
+    return beside([sys.executable, "-m", "tempos", *arguments], stdin=subprocess.DEVNULL, **options)
 
 
 def ports(broker: MiniBrokerThread, *, data: bool = False) -> list[str]:
