@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -42,10 +43,15 @@ def _team_option(netlink: Netlink, team: str, option: str, kind: int, data: byte
 
 
 def team(mode: str) -> Join:
-    """The kernel's other bond; where one port alone is active, the first."""
+    """The kernel's other bond; where one port alone is active, the first, and all have the team's address.
+
+    That is what `teamd` sees to: by itself a kernel does so in the other modes alone, and what comes for the
+    team is for nobody.
+    """
 
     def join(ground: Ground, space: Namespace, ports: Sequence[str]) -> str:
-        ground.ip(space, "link add team0 type team")
+        address = f"02:00:{os.urandom(4).hex(':')}"
+        ground.ip(space, f"link add team0 address {address} type team")
 
         def choose() -> None:
             with Netlink(_GENERIC) as netlink:
@@ -58,7 +64,8 @@ def team(mode: str) -> Join:
 
         space.call(choose)
         for port in ports:
-            ground.ip(space, f"link set {port} down", f"link set {port} master team0", f"link set {port} up")
+            ground.ip(space, f"link set {port} down", f"link set {port} master team0",
+                      f"link set {port} address {address}", f"link set {port} up")  # fmt: skip
         ground.ip(space, "link set team0 up")
         if mode == "activebackup":
             space.call(activate)
