@@ -39,7 +39,7 @@ What does not arrive is told, by the ledger and by the member, to the same numbe
 broker is told by both as well. Where a case is about a queue on the broker's way out, what that queue counts
 as dropped is beside the ledger. Kernels on which no case was played are left out.
 "revision" is the commit that a row was played with, with a plus where the tree was
-changed; "·": an older one.
+changed; "·": an older one. Beside it stands which build of the kernel that was, where it is not the last one.
 
 {paths}
 
@@ -58,11 +58,11 @@ def kept() -> list[Account]:
 
 
 def take_up(folder: Path, kernel: str) -> None:
-    """Have a folder of results go on from what is kept of it, if that is of the same ``kernel``."""
+    """Have a folder of results go on from what is kept of it, if that is of a ``kernel`` like it."""
     kept_before = KEPT / f"{folder.name}.json"
     if kept_before.exists():
         account = results.load(kept_before)
-        if account.kernel in (kernel, _number(kernel)):
+        if results.is_alike(account.kernel, kernel):
             results.take_up(account, folder)
 
 

@@ -163,12 +163,21 @@ def gather(folder: Path, *, name: str, package: str, kernel: str, short: bool, t
     )
 
 
+def is_alike(kernel: str, other: str) -> bool:
+    """Whether they are builds of one kernel, which a distribution has mended, by their releases."""
+    return kernel.split(".")[:2] == other.split(".")[:2]
+
+
 def completed(fresh: Account, before: Account | None) -> Account:
-    """``fresh``, with what is known from ``before`` of steps it did not come to; of the same kernel."""
-    if before is None or before.kernel != fresh.kernel or before.short != fresh.short:
+    """``fresh``, with what is known from ``before`` of steps and cases it did not come to.
+
+    Of a kernel that is alike; each says then which it was.
+    """
+    if before is None or not is_alike(before.kernel, fresh.kernel) or before.short != fresh.short:
         return fresh
     had = {step["name"] for step in fresh.steps}
-    others = (step for step in before.steps if step["name"] not in had)
+    others = ({"kernel": before.kernel, **step} for step in before.steps if step["name"] not in had)
+    rows = _completed_rows(fresh.rows, before.rows)
     steps = _ordered([*fresh.steps, *others], short=fresh.short)
     told = _missing(fresh.steps, short=fresh.short)
     return replace(
@@ -177,11 +186,37 @@ def completed(fresh: Account, before: Account | None) -> Account:
         seconds=_seconds(steps),
         trouble=_missing(steps, short=fresh.short) if fresh.trouble == told else fresh.trouble,
         steps=steps,
-        tests={**{name: tests for name, tests in before.tests.items() if name not in had}, **fresh.tests},
+        tests={
+            **{name: tests for name, tests in before.tests.items() if name not in had},
+            **fresh.tests,
+            **({suites.NETWORKS: _of_rows(rows)} if rows else {}),
+        },
         findings=(fresh if suites.DOCTOR in had else before).findings,
-        rows=(fresh if suites.NETWORKS in had else before).rows,
+        rows=rows,
         demo=(fresh if suites.DEMO in had else before).demo,
     )
+
+
+def _completed_rows(
+    fresh: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]
+) -> tuple[Mapping[str, Any], ...]:
+    """With those of cases that there are and that were not played now."""
+    from networks.cases import CASES
+
+    names, played = {case.name for case in CASES}, {(row["case"], row["mode"]) for row in fresh}
+    return (
+        *fresh,
+        *(row for row in before if row["case"] in names and (row["case"], row["mode"]) not in played),
+    )
+
+
+def _of_rows(rows: Sequence[Mapping[str, Any]]) -> Tests:
+    """How the tests ended that wrote them."""
+    classname, name = _ROWS_TEST
+    by: dict[str, dict[str, str]] = {"failure": {}, "skipped": {}, "": {}}
+    for row in rows:
+        by[_ENDED.get(row["verdict"], "")][f"{classname}::{name.format_map(row)}"] = row["fault"]
+    return Tests(len(by[""]), by["failure"], by["skipped"])
 
 
 def _ordered(steps: Sequence[Mapping[str, Any]], *, short: bool) -> tuple[Mapping[str, Any], ...]:

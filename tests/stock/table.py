@@ -130,15 +130,15 @@ def details(accounts: Sequence[Account]) -> str:
     """Every case on every kernel in every mode: arrived, path, ledger, member, reason, revision."""
     parts = []
     for account in accounts:
-        rows = [_detail(row) for row in _ordered(account)]
+        rows = [_detail(row, account.kernel) for row in _ordered(account)]
         head = ["case", "mode", "arrived", "path", "ledger", "member", "why this path", "revision"]
         told = _markdown(head, rows) if rows else "No case was played."
         parts.append(f"### {_column(account)}\n\n{_about(account)}\n\n{told}")
     return "\n\n".join(parts)
 
 
-def _detail(row: Mapping[str, Any]) -> list[str]:
-    revision = row.get("revision", _ABSENT)
+def _detail(row: Mapping[str, Any], kernel: str) -> list[str]:
+    revision = _when(row, kernel)
     without = _LACKING if row["verdict"] == "absent" else _UNPLAYED if _unplayed(row) else ""
     if without:
         return [row["case"], row["mode"], without, *[_ABSENT] * 3, _brief(row["fault"]), revision]
@@ -184,15 +184,21 @@ def _ordered(account: Account) -> list[Mapping[str, Any]]:
 
 
 def _about(account: Account) -> str:
-    tests = "; ".join(_outcome(step, account.tests[step["name"]])
+    tests = "; ".join(_outcome(step, account.tests[step["name"]], account.kernel)
                       for step in account.steps if step["name"] in account.tests)  # fmt: skip
     told = f"{account.package or account.kernel}. Tests, with the revisions that they ran at: {tests}."
     return f"{told} The run {account.trouble}." if account.trouble else told
 
 
-def _outcome(step: Mapping[str, Any], tests: Tests) -> str:
+def _outcome(step: Mapping[str, Any], tests: Tests, kernel: str) -> str:
     failed = f", {len(tests.failed)} failed" if tests.failed else ""
-    return f"{step['name']}: {tests.passed} passed{failed} ({step['revision']})"
+    return f"{step['name']}: {tests.passed} passed{failed} ({_when(step, kernel)})"
+
+
+def _when(what: Mapping[str, Any], kernel: str) -> str:
+    """The revision, and the kernel where it was another one."""
+    revision, other = what.get("revision", _ABSENT), what.get("kernel", kernel)
+    return revision if other == kernel else f"{revision}, {other}"
 
 
 def _column(account: Account) -> str:

@@ -22,7 +22,7 @@ JUNIT = f"""<testsuites><testsuite>
 REASON = "XDP native, leaves by eth1"
 ROW = {
     "case": "straight", "mode": "native", "sent": 200, "arrived": 200, "path": "fast", "reason": REASON,
-    "ledger": "all delivered", "client": "", "verdict": "right", "fault": "", "kernel": "6.1.0",
+    "ledger": "all delivered", "client": "", "verdict": "right", "fault": "", "kernel": "6.1.0-56-amd64",
 }  # fmt: skip
 FINDING = {
     "code": "TD131", "name": "links of tc programs (tcx)", "subject": "", "severity": "note", "had": False,
@@ -155,10 +155,21 @@ def test_what_a_run_did_not_come_to_stays_as_it_was_found_before(folder: Path, t
     )  # fmt: skip
     assert (whole.findings, whole.rows, whole.demo) == (before.findings, before.rows, before.demo)
     assert [step["name"] for step in whole.steps] == [step.name for step in suites.steps(short=True)]
-    # A guest that fell over is told as such; of another kernel nothing is taken.
+    # A guest that fell over is told as such; of another kernel nothing is taken, but of a former build of it.
     fallen = results.completed(replace(fresh, trouble="the guest did not come to its end"), before)
     assert fallen.trouble == "the guest did not come to its end"
-    assert results.completed(fresh, replace(before, kernel="6.1.0-57-amd64")) == fresh
+    assert results.completed(fresh, replace(before, kernel="6.12.1-amd64")) == fresh
+    former = results.completed(fresh, replace(before, kernel="6.1.0-0-amd64"))
+    assert [step.get("kernel") for step in former.steps] == ["6.1.0-0-amd64", "6.1.0-0-amd64", None]
+    # So with cases: one that was played is as it was found now, and one that is no more is left out.
+    (row,) = before.rows
+    rows = (row, {**row, "mode": "off", "kernel": "6.1.0-0-amd64"}, {**row, "case": "none that there is"})
+    played = {**row, "verdict": "wrong", "fault": "lost 3"}
+    former = results.completed(replace(fresh, rows=(played,)), replace(before, rows=rows))
+    assert former.rows == (played, rows[1])
+    networks = former.tests[suites.NETWORKS]
+    assert (networks.passed, list(networks.failed.values())) == (1, ["lost 3"])
+    assert "| ·, 6.1.0-0-amd64 |" in table.details([former])
     assert results.completed(fresh, None) == fresh
 
 
@@ -195,7 +206,7 @@ def test_once_more_goes_on_from_the_cases_that_are_kept(
     collected, name = suites.tests_of(step), "linux-image-amd64"
     monkeypatch.setattr(suites, "tests_of", lambda step: collected)
     kept, folder = results.load(documents.KEPT / f"{name}.json"), tmp_path / name
-    documents.take_up(folder, "6.1.0-0-amd64")
+    documents.take_up(folder, "6.12.0-0-amd64")
     assert not folder.exists(), "of another kernel nothing is taken"
     row = {**kept.rows[0], "verdict": "wrong", "fault": "lost 3"}
     monkeypatch.setattr(results, "load", lambda path: replace(kept, rows=(row, *kept.rows[1:-1])))
