@@ -109,7 +109,7 @@ class Signed:
 
 def is_signed(datagram: bytes) -> bool:
     """Whether a datagram is not a plain request but means to be a signed one."""
-    return datagram[:1] in (bytes((_REQUEST_HEAD,)), bytes((_ADDRESSED_HEAD,)))
+    return bool(datagram) and datagram[0] in (_REQUEST_HEAD, _ADDRESSED_HEAD)
 
 
 def addressee_of(fleet: str, broker: str) -> int:

@@ -53,8 +53,14 @@ def name_fault(value: object) -> str | None:
 
 def filter_fault(value: object) -> str | None:
     """What is wrong with a filter, as :func:`name_fault` says it. Every name is a filter, too."""
+    return _filter_fault(value) if isinstance(value, str) else ""
+
+
+@lru_cache(maxsize=1024)
+def _filter_fault(value: str) -> str | None:
+    """Who is to prove something first asks for the same three times, and many ask for the same."""
     fault = _text_fault(value)
-    if fault is not None or not isinstance(value, str):
+    if fault is not None:
         return fault
     if value.startswith(_SHARED):
         return "which is how MQTT names a group: here the group is named apart from the filter"

@@ -259,7 +259,8 @@ class Fleet:
     async def _watch(self) -> None:
         async for changes in self._store.watch(self.view.revision):
             before = set(self.view.brokers)
-            self._awaits_us |= any(self.view.is_of_another(each, self.me.name) for each in changes)
+            if not self._awaits_us:
+                self._awaits_us = any(self.view.is_of_another(each, self.me.name) for each in changes)
             changed = self.view.take(changes)
             for holder in changed:
                 self._doubtful.pop(holder, None)

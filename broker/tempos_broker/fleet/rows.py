@@ -6,12 +6,13 @@ Values and JSON. What somebody else wrote is read with suspicion: a value that m
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
+import socket
 import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from dataclasses import fields as dataclass_fields
+from functools import lru_cache
 from typing import Any
 
 from tempos.control import U32, U64
@@ -29,6 +30,8 @@ IDS, PORTS, KEYS = "ids/", "ports/", "keys/"
 CLAIMS = (IDS, PORTS, KEYS)
 #: Of such things, the option that is the rest of the key.
 MADE = {TOPICS: "name", CLIENTS: "id"}
+#: Values that are kept as they were read: as many as are told between two looks at what is told.
+_ROWS_KEPT = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +139,8 @@ def holder_in(key: str) -> Holder | None:
     """Whose key this is; None: nobody's."""
     try:
         ip, port, client = key.removeprefix(MEMBERS).split(":")
-        holder = Holder(str(ipaddress.IPv4Address(ip)), int(port), int(client, 16))
-    except ValueError:
+        holder = Holder(_ipv4(ip), int(port), int(client, 16))
+    except (OSError, ValueError):
         return None
     return holder if 0 < holder.port <= 0xFFFF and 0 <= (holder.client or 0) <= U64 else None
 
@@ -147,10 +150,10 @@ def broker_in(key: str, value: bytes) -> BrokerRow | None:
     fields = _fields(value)
     try:
         row = BrokerRow(
-            fields["name"], str(ipaddress.IPv4Address(fields["address"])), fields["data_port"],
+            fields["name"], _ipv4(fields["address"]), fields["data_port"],
             fields["control_port"], fields["instance"], fields.get("zone", ""), fields.get("api", ""),
         )  # fmt: skip
-    except (KeyError, ValueError):
+    except (KeyError, OSError, TypeError, ValueError):
         return None
     ports = (row.data_port, row.control_port)
     texts = (row.name, row.zone, row.api)
@@ -158,8 +161,17 @@ def broker_in(key: str, value: bytes) -> BrokerRow | None:
     return row if sound and all(isinstance(text, str) for text in texts) and row.key == key else None
 
 
+def _ipv4(text: str) -> str:
+    """An address in dotted notation, or an OSError, ValueError or TypeError; made for many of them."""
+    return socket.inet_ntop(socket.AF_INET, socket.inet_pton(socket.AF_INET, text))
+
+
+@lru_cache(maxsize=_ROWS_KEPT)
 def member_in(key: str, value: bytes) -> MemberRow | None:
-    """The member that a value tells of; None: none."""
+    """The member that a value tells of; None: none.
+
+    Who has written one hears it from the store as well: what was read of the last ones is kept.
+    """
     fields, holder = _fields(value), holder_in(key)
     home, hears, wanted = fields.get("home"), fields.get("hears"), fields.get("wanted")
     if holder is None or not isinstance(home, str) or not isinstance(hears, list):

@@ -17,6 +17,7 @@ import sys
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -245,14 +246,7 @@ def main() -> None:
     args = parser.parse_args()
     one = view_bytes(args.brokers, args.members)
     # In one process all know the same: what was read once is not read a hundred times.
-    read, known = rows.member_in, dict[tuple[str, bytes], MemberRow | None]()
-
-    def member_in(key: str, value: bytes) -> MemberRow | None:
-        if (key, value) not in known:
-            known[key, value] = read(key, value)
-        return known[key, value]
-
-    rows.member_in = member_in
+    rows.member_in = lru_cache(maxsize=None)(rows.member_in.__wrapped__)
     began = time.process_time()
     loop = _Loop()
     try:

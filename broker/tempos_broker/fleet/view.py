@@ -170,11 +170,11 @@ class View:
         self.made[kind].take(name, row)
 
     def _take_member(self, key: str, value: bytes | None, changed: set[Holder]) -> None:
-        holder = rows.holder_in(key)
+        row = None if value is None else rows.member_in(key, value)
+        holder = rows.holder_in(key) if row is None else row.holder
         if holder is None:
             self.malformed += 1
             return
-        row = None if value is None else rows.member_in(key, value)
         self.malformed += value is not None and row is None
         changed.add(holder)
         before = self.members.pop(holder, None)
