@@ -228,7 +228,19 @@ def test_what_one_refuses_is_nowhere_in_force(up: Up, tmp_path: Path) -> None:
     assert up.works()
     # The same once the port is free.
     up.done("POST", "/v1/apply", {"trigger": [endpoint], "workflow": [late]})
+    # What something needs stays, and what is not there is told.
+    kept = up.tempos("platform", "rm", "trigger", "late")
+    assert (kept.returncode, "late" in kept.stderr) == (1, True), kept.stderr
     assert up.tempos("workflow", "rm", "late").returncode == 0
+    planned = up.tempos("platform", "rm", "trigger", "late", "--plan")
+    assert (planned.returncode, planned.stdout) == (0, "nothing of what runs would change\n"), planned.stderr
+    assert "late" in up.tempos("platform", "ls", "trigger").stdout
+    assert up.tempos("platform", "rm", "trigger", "late").returncode == 0
+    assert up.tempos("platform", "rm", "trigger", "late").returncode == 1
+    listed = up.tempos("platform", "ls").stdout.splitlines()
+    assert [line.split()[:2] for line in listed[1:]] == [
+        ["workflow", "count"], ["function", "count"], ["trigger", "http"], ["node", "local"]
+    ], listed  # fmt: skip
     assert up.works()
 
 

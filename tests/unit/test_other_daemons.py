@@ -26,7 +26,8 @@ _ASKING = {
         "errors show 1", "errors redrive --all", "errors redrive 1", "errors redrive 1 --json",
     ),
     "controller": (
-        "platform plan FILE", "workflow ls", "workflow ls --json", "workflow show w", "workflow apply FILE",
+        "platform plan FILE", "platform ls", "platform ls node --json", "platform rm node n", "workflow ls",
+        "workflow ls --json", "workflow show w", "workflow apply FILE",
         "workflow rm w", "workflow logs w", "workflow top --count 1",
     ),
 }  # fmt: skip

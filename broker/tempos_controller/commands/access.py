@@ -99,6 +99,11 @@ def ask(call: Callable[[], _T]) -> _T:
         raise
 
 
+def made(item: Any) -> str:
+    """Where an item comes from, for people."""
+    return "by the file" if item["origin"] == "file" else "at run time"
+
+
 def changes_of(answer: Any, nothing: str) -> str:
     """What was or would be done, for people."""
     return "\n".join(answer["changes"]) or nothing

@@ -1,4 +1,4 @@
-"""``tempos up`` and ``tempos platform``: run a platform's file, check it, tell what it would change."""
+"""``tempos up`` and ``tempos platform``: run a platform's file, check it, list and remove what there is."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from tempos.cli.answer import understood
-from tempos_controller.commands.access import add_controller, ask, changes_of, controller
+from tempos.cli.answer import show_answer, understood
+from tempos.cli.status import table
+from tempos_controller.commands.access import add_controller, ask, changes_of, controller, made
 from tempos_daemon import logs
 
 if TYPE_CHECKING:
@@ -34,7 +36,19 @@ examples:
         whether the file is sound, or all that is wrong with it
   tempos platform plan config/platform.toml
         what it would change of what runs, in the order in which it would be done
+  tempos platform ls
+        all workflows, functions, triggers and nodes of the platform that runs
+  tempos platform rm node edge
+        have a node no longer, also one that is gone for good; the same with a trigger, function, workflow
+  tempos platform rm function old older --plan
+        only tell what that would do
+
+What was made by the file comes back with `tempos up` where the file has it still. `rm` returns when all of
+what it names is gone, or nothing has changed, with the reason: what something else needs stays.
 """
+
+#: Kinds of what a platform has, as they are written in its file.
+_KINDS = ("workflow", "function", "trigger", "node")
 
 
 def up(subparsers: Subparsers) -> None:
@@ -53,11 +67,11 @@ def up(subparsers: Subparsers) -> None:
 
 
 def platform(subparsers: Subparsers) -> None:
-    """Add ``tempos platform check`` and ``tempos platform plan``."""
+    """Add ``tempos platform`` with ``check``, ``plan``, ``ls`` and ``rm``."""
     parser = subparsers.add_parser(
         "platform",
-        help="check a platform's file, or tell what it would change",
-        description="Check the file of a platform, or tell what it would change, without changing anything.",
+        help="check a platform's file, tell what it would change; list and remove what there is",
+        description="Check the file of a platform, tell what it would change; list and remove what there is.",
         epilog=_PLATFORM_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -67,9 +81,21 @@ def platform(subparsers: Subparsers) -> None:
     plan = actions.add_parser("plan", help="tell what would change of what runs, in order")
     plan.set_defaults(run=_run_plan)
     plan.add_argument("--from-nothing", action="store_true", help="as if nothing were in force; asks nobody")
-    add_controller(plan)
     for each in (check, plan):
         each.add_argument("file", metavar="FILE", help="the platform, TOML")
+    listed = actions.add_parser("ls", help="list workflows, functions, triggers and nodes of what runs")
+    listed.set_defaults(run=_run_list)
+    listed.add_argument(
+        "kind", nargs="?", choices=_KINDS, metavar="KIND", help=f"only these: {', '.join(_KINDS)}"
+    )
+    gone = actions.add_parser("rm", help="have some of these no longer; what is on its way arrives first")
+    gone.set_defaults(run=_run_remove)
+    gone.add_argument("kind", choices=_KINDS, metavar="KIND", help=", ".join(_KINDS))
+    gone.add_argument("names", nargs="+", metavar="NAME", help="one of them, or more in one change")
+    gone.add_argument("--plan", action="store_true", help="only tell what would be done")
+    for each in (plan, listed, gone):
+        add_controller(each)
+    for each in (check, plan, listed, gone):
         each.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
 
@@ -127,4 +153,47 @@ def _run_plan(options: argparse.Namespace) -> int:
         told = changes_of(answer, "nothing would change")
         document = {"file": options.file, **answer}
     print(json.dumps(document, indent=2) if options.json else told)
+    return 0
+
+
+def _run_list(options: argparse.Namespace) -> int:
+    api = controller(options, 30)
+    kinds = (options.kind,) if options.kind else _KINDS
+    answer = ask(lambda: {kind: api.get(f"/v1/{kind}s") for kind in kinds})
+    show_answer(options, answer, _listed)
+    return 0
+
+
+def _listed(answer: Any) -> str:
+    rows: list[tuple[str, ...]] = [
+        (kind, each["name"], _about(kind, each["document"]), ", ".join(each.get("workflows", ())) or "-",
+         made(each))
+        for kind, items in answer.items()
+        for each in items
+    ]  # fmt: skip
+    lines = table(("kind", "name", "what", "workflows", "made"), rows)
+    return "\n".join(line[2:] for line in lines) if rows else "nothing"
+
+
+def _about(kind: str, document: Any) -> str:
+    """What a person tells one from another by."""
+    match kind:
+        case "workflow":
+            return f"topic {document['topic']}"
+        case "node":
+            elsewhere = (f"{part} {document[part]}" for part in ("invoker", "trigger") if document.get(part))
+            return ", ".join(elsewhere) or "here"
+        case "trigger":
+            return str(document["kind"])
+    return str(document["mode"])
+
+
+def _run_remove(options: argparse.Namespace) -> int:
+    names = list(dict.fromkeys(options.names))
+    api, change = controller(options), {"remove": {options.kind: names}}
+    # Refused for a name that nothing has.
+    ask(lambda: [api.get(f"/v1/{options.kind}s/{quote(name, safe='')}") for name in names])
+    answer = ask(lambda: api.post("/v1/plan" if options.plan else "/v1/apply", change))
+    nothing = "nothing of what runs would change" if options.plan else f"removed: {', '.join(names)}"
+    show_answer(options, answer, lambda done: changes_of(done, nothing))
     return 0

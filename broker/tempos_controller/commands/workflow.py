@@ -11,7 +11,7 @@ from urllib.parse import quote
 from tempos.cli.answer import show_answer, understood
 from tempos.cli.options import count, positive
 from tempos.cli.status import clock, number, table
-from tempos_controller.commands.access import add_controller, ask, changes_of, controller
+from tempos_controller.commands.access import add_controller, ask, changes_of, controller, made
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ def _list(options: argparse.Namespace) -> int:
             (
                 each["name"], each["class"], each["topic"], ", ".join(each["triggers"]) or "-",
                 " -> ".join(step["function"] for step in each["steps"]), each["steps"][-1]["result"] or "-",
-                "by the file" if each["origin"] == "file" else "at run time",
+                made(each),
             )
             for each in workflows
         ]  # fmt: skip
@@ -116,7 +116,7 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _one(workflow: Any) -> str:
-    lines = [f"{workflow['name']}  {workflow['class']}, made {_made(workflow)}, topic {workflow['topic']}"]
+    lines = [f"{workflow['name']}  {workflow['class']}, made {made(workflow)}, topic {workflow['topic']}"]
     lines += [
         f"  trigger {each['name']} on node {each['node']}: {_endpoint(each)}"
         for each in workflow["endpoints"]
@@ -128,10 +128,6 @@ def _one(workflow: Any) -> str:
         lines += [f"    node {each['node']}: {_step(each)}" for each in step["accounts"]]
     lines += [f"  {what} does not answer: what it counted is not known now" for what in workflow["away"]]
     return "\n".join(lines)
-
-
-def _made(workflow: Any) -> str:
-    return "by the file" if workflow["origin"] == "file" else "at run time"
 
 
 def _endpoint(told: Any) -> str:
