@@ -18,6 +18,7 @@ from typing import Any
 from tempos import PathPolicy, Route, __version__
 from tempos._rows import Rows
 from tempos.control import RETRY_AFTER, Code
+from tempos.requests.probe import since_start
 from tempos_broker.account.changes import Changes, Kind
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.account.pace import Pace
@@ -219,7 +220,7 @@ class Broker:
             ),
             single=lambda: fast.status().mode == "generic",
             proofs=Proofs(data_port=config.data_port),
-            returns=lambda ip, port, asked: returns.grant(ip, port, source(ip, asked), time.time()),
+            returns=lambda ip, port, asked: returns.grant(ip, port, source(ip, asked), since_start()),
             changes=self.changes,
             more={
                 "replay": Replays(self._registry, journals, self._past.instance).request,

@@ -246,7 +246,7 @@ struct tempos_envelope {
 	__be16 port;                /* who asked: UDP port and address */
 	__be32 ip;
 	__be32 via;                 /* the broker's address that the asker knows; 0: any */
-	__be32 until;               /* Unix time in s up to which the broker takes replies for this address */
+	__be32 until;               /* seconds since its machine started up to which the broker takes replies */
 	__be16 data_port;           /* where replies go, at the broker that the request came from */
 	__u8 seal[8];               /* of the five fields before, with a key that only the broker has */
 	__u8 token[6];              /* random: whoever has not seen the request cannot answer it */

@@ -10,6 +10,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -355,11 +356,13 @@ async def test_what_a_member_took_before_it_left_can_still_be_answered() -> None
         assert (sub.stats.replies, sub.stats.replies_failed, account(broker)["replies"]) == (3, 0, 3)
 
 
+@pytest.mark.parametrize("step", [2 * 3600.0, -2 * 3600.0])
 async def test_what_is_on_its_way_survives_a_restart_and_a_broker_without_memory_is_asked_anew(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float
 ) -> None:
     told, file = config(), tmp_path / "state"
     held: list[Request] = []
+    clock = time.time
 
     async def hold(event: Request) -> None:
         held.append(event)
@@ -368,6 +371,8 @@ async def test_what_is_on_its_way_survives_a_restart_and_a_broker_without_memory
     async with asker(broker) as pub, answering(broker, hold):
         asked = asyncio.create_task(pub.request("asked", b"?", timeout=60))
         await until(lambda: bool(held))
+        # Whoever sets the clock takes no answer from who waits for it.
+        monkeypatch.setattr(time, "time", lambda: clock() + step)
         await broker.close()
         broker = await Broker(told, FakeFastPath(), store=Store.open(file)).__aenter__()
         await held.pop().reply(b"over two lives")

@@ -9,6 +9,7 @@ import pytest
 
 from tempos_broker.lives import clock
 from tempos_broker.lives.clock import UP, now_there, up
+from tempos_broker.lives.memory import return_key_in
 
 WRITTEN = 1e9
 
@@ -30,11 +31,14 @@ def test_while_the_machine_is_up_it_says_how_long_ago_that_was(
     set_clocks(
         monkeypatch, wall=WRITTEN, started=100.0, machine=b"the same" if machine != bytes(8) else machine
     )
-    broker = {"wall": WRITTEN, UP: up()}
+    broker = {"wall": WRITTEN, UP: up(), "return_key": "11" * 32}
     set_clocks(monkeypatch, wall=WRITTEN + 7.0 + step, started=started, machine=machine)
     if (machine, started) == (b"the same", 107.0):
         assert now_there(broker) == WRITTEN + 7.0
+        assert return_key_in(broker) == bytes([0x11]) * 32
     else:
+        # What was granted then would be good for another time.
+        assert return_key_in(broker) is None
         # Started anew since, for all that is known: a clock that was set back adds nothing.
         assert now_there(broker) == max(WRITTEN, WRITTEN + 7.0 + step)
 

@@ -72,7 +72,7 @@ class Stand:
 
 @pytest.fixture
 def stand(monkeypatch: pytest.MonkeyPatch) -> Stand:
-    monkeypatch.setattr("tempos_broker.slowpath.relay.time.time", lambda: NEVER)
+    monkeypatch.setattr("tempos_broker.slowpath.relay.since_start", lambda: NEVER)
     return Stand()
 
 

@@ -91,6 +91,7 @@ def test_a_return_address_is_good_for_an_hour_with_the_key_that_sealed_it(
     assert envelope.port_of(there, AT) == data_port
     assert ours.open(sealed, now) == ours.open(sealed, int(now) + LIFETIME) == Destination(ip, port, via)
     assert ours.open(sealed, int(now) + LIFETIME + 1) is None
+    assert ours.open(sealed, int(now) - 1) is None, "it is of another time"
     assert Returns(b"another key".ljust(32), data_port).open(sealed, now) is None
     onward = unsealed(there, AT)
     assert ours.open(onward[AT : AT + envelope.LENGTH], now) is None

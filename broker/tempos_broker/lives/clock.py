@@ -10,18 +10,25 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tempos.requests.probe import are_one, clock
+from tempos.requests.probe import are_one, clock, since_start
 from tempos_broker.lives.checks import seconds
 
 #: Among the broker's own values: the machine's clock, by name, and what it says.
 UP = "up"
-#: Goes on while the machine sleeps.
-_SINCE_START = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def up() -> list[Any]:
     """The value for now."""
-    return [clock().hex(), time.clock_gettime(_SINCE_START)]
+    return [clock().hex(), since_start()]
+
+
+def same_start(broker: Mapping[str, Any]) -> bool:
+    """Whether the machine has been up since the life that wrote these values, as far as is known."""
+    try:
+        name, then = broker[UP]
+        return are_one(bytes.fromhex(name), clock()) and since_start() >= seconds(then)
+    except (LookupError, TypeError, ValueError):
+        return False
 
 
 def now_there(broker: Mapping[str, Any]) -> float:
@@ -33,11 +40,6 @@ def now_there(broker: Mapping[str, Any]) -> float:
         written = seconds(broker["wall"])
     except (LookupError, ValueError):
         return time.time()
-    try:
-        name, then = broker[UP]
-        passed = time.clock_gettime(_SINCE_START) - seconds(then)
-        if are_one(bytes.fromhex(name), clock()) and passed >= 0:
-            return written + passed
-    except (LookupError, TypeError, ValueError):
-        pass
+    if same_start(broker):
+        return written + since_start() - seconds(broker[UP][1])
     return max(written, time.time())

@@ -106,7 +106,7 @@ class Continuity:
         self._former = instance_in(self._stored.broker)
         #: The same over lives that go on with each other: to its members, such a broker never restarted.
         self.instance = self._former or new_instance()
-        #: What seals return addresses: the same over all lives, so that those given out stay good.
+        #: What seals return addresses: the same while the machine is up, so that those given out stay good.
         self.return_key = return_key_in(self._stored.broker) or os.urandom(KEY_LEN)
         self.counting = Counting(self.tickets, fast, ledger, states)
         former_port = data_port_in(self._stored.broker)

@@ -30,6 +30,7 @@ from tempos_broker.lives.checks import (
     whole,
     wholes,
 )
+from tempos_broker.lives.clock import same_start
 from tempos_broker.members.departures import Place
 from tempos_broker.slowpath.returns import KEY_LEN
 
@@ -142,7 +143,9 @@ def instance_in(broker: Mapping[str, Any]) -> int | None:
 
 
 def return_key_in(broker: Mapping[str, Any]) -> bytes | None:
-    """What sealed the return addresses of the former life, if that is known."""
+    """What sealed the return addresses of the former life, if their time can be told still."""
+    if not same_start(broker):
+        return None
     try:
         key = bytes.fromhex(name_of(broker.get("return_key")))
     except ValueError:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 from tempos import REASON_TEXTS, Framing, Quality, Reason, Topic, _abi, wire
 from tempos._remarks import Sparingly
 from tempos.requests import envelope
+from tempos.requests.probe import since_start
 from tempos.sending.gathered import MOST, UNSEGMENTED, kernel_segments, segments_of
 from tempos.sending.outlet import MAX_PAYLOAD
 from tempos_broker.addresses import ANY, leaving_from
@@ -82,7 +83,7 @@ class Relay:
 
     def replies(self, topic: int, datagrams: Iterable[bytes]) -> None:
         """Send these on, and count each."""
-        now = time.time()
+        now = since_start()
         alike: list[bytes] = []
         last: tuple[Destination, int] | None = None
         for datagram in datagrams:
@@ -125,7 +126,7 @@ class Relay:
 
     def nobody(self, topic: int, requests: Iterable[bytes]) -> None:
         """Tell those who sent these requests that the topic has no member."""
-        now = time.time()
+        now = since_start()
         for datagram in requests:
             to = self._to(datagram, now)
             if to is not None:

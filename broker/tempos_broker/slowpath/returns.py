@@ -3,8 +3,10 @@
 A publisher asks for one over control, as a member asks to join: so it is its own address, and whoever may
 publish has it. It puts it into its requests, those who answer put it into their replies, and the broker looks
 at its seal: it keeps no list of who asked, and an address of one life is good in the next, whose key is the
-same. Rules: what is not sealed with this key, or whose time is over, is not sent on; a reply that is sent on
-has no seal any more, so none goes round between brokers; nothing here does I/O or reads a clock.
+same. Its time is the machine's since it started, which nobody sets.
+
+Rules: what is not sealed with this key, or whose time is over, is not sent on; a reply that is sent on has no
+seal any more, so none goes round between brokers; nothing here does I/O or reads a clock.
 """
 
 from __future__ import annotations
@@ -51,7 +53,10 @@ class Returns:
         self._opened: dict[bytes, tuple[Destination, int]] = {}
 
     def grant(self, ip: str, port: int, via: str | None, now: float) -> bytes:
-        """An address for who is at ``ip``:``port`` and knows the broker at ``via``; ``now``: Unix time, s."""
+        """An address for who is at ``ip``:``port`` and knows the broker at ``via``.
+
+        ``now``: seconds since the machine started.
+        """
         until = min(int(now) + LIFETIME, 0xFFFFFFFF)
         fields = _FIELDS.pack(port, _number(ip), _number(via or _ANY), until, self.data_port)
         return fields + self._seal(fields)
@@ -71,7 +76,7 @@ class Returns:
                 self._opened.clear()
             self._opened[sealed] = found
         destination, until = found
-        return destination if now <= until else None
+        return destination if now <= until <= now + LIFETIME else None
 
     def _seal(self, fields: bytes) -> bytes:
         return hashlib.blake2b(fields, digest_size=_SEAL_LEN, key=self.key, person=_WHAT).digest()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from functools import cache
 from pathlib import Path as File
 from typing import NamedTuple
@@ -30,6 +31,8 @@ _VERSION = _abi.PROBE_VERSION_1
 _UNKNOWN = bytes(8)
 _ANY = "0.0.0.0"  # noqa: S104 - stands for an address that is not known
 _HEAD = _abi.EVENT_HEADER_LEN + envelope.LENGTH
+#: Goes on while the machine sleeps.
+_SINCE_START = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Told(NamedTuple):
@@ -53,6 +56,11 @@ def clock() -> bytes:
         text = File("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
         return bytes.fromhex(text.replace("-", "")[:16])
     return _UNKNOWN
+
+
+def since_start() -> float:
+    """Seconds since this machine started, however often its clock was set."""
+    return time.clock_gettime(_SINCE_START)
 
 
 def are_one(one: bytes, other: bytes) -> bool:
