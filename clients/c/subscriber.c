@@ -26,31 +26,17 @@
 /* Proofs that a broker may want before it is asked too much of. */
 #define PROOFS 4
 
-static bool receive_proof(struct tempos_subscriber *self, uint8_t *proof)
+/* Whether what came to the data socket is a proof that is awaited. From there events come then, and from nowhere else. */
+static bool is_proof(struct tempos_subscriber *self, ssize_t length, const struct sockaddr_in *from)
 {
-	const int64_t until = tempos_now_ms() + PROOF_WAIT_MS;
+	uint8_t head[PROOF_AT] = {0, 1};
 
-	for (int64_t left = PROOF_WAIT_MS; left > 0; left = until - tempos_now_ms()) {
-		struct pollfd ready = {self->data, POLLIN, 0};
-		uint8_t head[PROOF_AT] = {0, 1};
-		struct sockaddr_in from = {0};
-		socklen_t size = sizeof(from);
-		ssize_t length;
-
-		if (poll(&ready, 1, (int)left) <= 0)
-			continue;
-		length = recvfrom(self->data, self->in, sizeof(self->in), MSG_DONTWAIT, (struct sockaddr *)&from, &size);
-		tempos_put(head + 2, self->link.client, 8);
-		if (length == PROOF_AT + PROOF_LEN && !memcmp(self->in, head, sizeof(head))) {
-			memcpy(proof, self->in + PROOF_AT, PROOF_LEN);
-			/* From there events come, and from nowhere else. */
-			self->from_ip = from.sin_addr.s_addr;
-			self->from_port = from.sin_port;
-			return true;
-		}
-		self->unknown++;
-	}
-	return false;
+	tempos_put(head + 2, self->link.client, 8);
+	if (!self->proof_until || length != PROOF_AT + PROOF_LEN || memcmp(self->in, head, sizeof(head)))
+		return false;
+	self->from_ip = from->sin_addr.s_addr;
+	self->from_port = from->sin_port;
+	return true;
 }
 
 /* Where we were a member: that ends, and its counts are told from here. */
@@ -92,39 +78,23 @@ static int subscribe(struct tempos_subscriber *self, const uint8_t *proof, struc
 	return tempos_ask(&self->link, &request, id, reply);
 }
 
-/* Become a member, or one again. */
-static int join(struct tempos_subscriber *self)
+/* A member, by what the broker has answered. */
+static int joined(struct tempos_subscriber *self, const struct tempos_reply *reply)
 {
 	const bool again = self->link.instance != 0;
-	struct tempos_reply reply;
 	struct tempos_value group;
 	uint64_t heartbeat, instance, epoch;
-	uint8_t proof[PROOF_LEN];
-	int code;
+	const int code = tempos_read_topic(&self->link, reply, &self->topic, &self->raw);
 
-	if (again && tempos_ours(&self->link) != self->ours)
-		self->former = self->ours;
-	code = subscribe(self, NULL, &reply);
-	for (int i = 0; i < PROOFS && code == TEMPOS_FAILED_REFUSED && !strcmp(reply.code, "prove"); i++) {
-		if (reply.proves)
-			memcpy(proof, reply.proof, PROOF_LEN);
-		else if (!receive_proof(self, proof))
-			return tempos_fail(&self->link, TEMPOS_FAILED_NO_ANSWER,
-					   "nothing arrives at UDP port %u from the broker at %s", self->port,
-					   self->link.broker);
-		code = subscribe(self, proof, &reply);
-	}
 	if (code)
 		return code;
-	code = tempos_read_topic(&self->link, &reply, &self->topic, &self->raw);
-	if (code)
-		return code;
-	if (!tempos_find_number(reply.ok, reply.end, "heartbeat_ms", 86400000, &heartbeat) || !heartbeat)
+	if (!tempos_find_number(reply->ok, reply->end, "heartbeat_ms", 86400000, &heartbeat) || !heartbeat)
 		return tempos_bad_reply(&self->link, "heartbeat");
-	if (!tempos_find_number(reply.ok, reply.end, "instance", UINT32_MAX, &instance) ||
-	    !tempos_find_number(reply.ok, reply.end, "epoch", UINT32_MAX, &epoch))
+	if (!tempos_find_number(reply->ok, reply->end, "instance", UINT32_MAX, &instance) ||
+	    !tempos_find_number(reply->ok, reply->end, "epoch", UINT32_MAX, &epoch))
 		return tempos_bad_reply(&self->link, "epoch");
-	if (!tempos_find(reply.ok, reply.end, "group", TEMPOS_TEXT, &group, NULL) || group.length >= sizeof(self->group))
+	if (!tempos_find(reply->ok, reply->end, "group", TEMPOS_TEXT, &group, NULL) ||
+	    group.length >= sizeof(self->group))
 		return tempos_bad_reply(&self->link, "group");
 	memcpy(self->group, group.bytes, group.length);
 	self->group[group.length] = 0;
@@ -144,13 +114,77 @@ static int join(struct tempos_subscriber *self)
 	return 0;
 }
 
-/* Become a member again, or try to: a broker that does not answer now is told by the next heartbeats that we are not. */
+/* Ask to be a member, with a proof if there is one. Where the broker wants another this awaits it: `proof_until`. */
+static int ask_to_join(struct tempos_subscriber *self, const uint8_t *proof)
+{
+	struct tempos_reply reply;
+	uint8_t told[PROOF_LEN];
+
+	self->proof_until = 0;
+	for (;;) {
+		const int code = subscribe(self, proof, &reply);
+
+		if (!code)
+			return joined(self, &reply);
+		if (code != TEMPOS_FAILED_REFUSED || strcmp(reply.code, "prove") || self->proofs++ >= PROOFS)
+			return code;
+		if (!reply.proves) {
+			self->proof_until = tempos_now_ms() + PROOF_WAIT_MS;
+			return 0;
+		}
+		memcpy(told, reply.proof, PROOF_LEN);
+		proof = told;
+	}
+}
+
+static int begin_to_join(struct tempos_subscriber *self)
+{
+	if (self->link.instance && tempos_ours(&self->link) != self->ours)
+		self->former = self->ours;
+	self->proofs = 0;
+	return ask_to_join(self, NULL);
+}
+
+/* Become a member: nothing but proofs is awaited meanwhile. */
+static int join(struct tempos_subscriber *self)
+{
+	int code = begin_to_join(self);
+
+	while (!code && self->proof_until) {
+		struct pollfd ready = {self->data, POLLIN, 0};
+		struct sockaddr_in from = {0};
+		socklen_t size = sizeof(from);
+		const int64_t left = self->proof_until - tempos_now_ms();
+		ssize_t length;
+
+		if (left <= 0)
+			return tempos_fail(&self->link, TEMPOS_FAILED_NO_ANSWER,
+					   "nothing arrives at UDP port %u from the broker at %s", self->port,
+					   self->link.broker);
+		if (poll(&ready, 1, (int)left) <= 0)
+			continue;
+		length = recvfrom(self->data, self->in, sizeof(self->in), MSG_DONTWAIT, (struct sockaddr *)&from, &size);
+		if (is_proof(self, length, &from))
+			code = ask_to_join(self, self->in + PROOF_AT);
+		else
+			self->unknown++;
+	}
+	return code;
+}
+
+/* A broker that does not answer now is told by the next heartbeats that we are no member. */
+static int unless_silent(int code)
+{
+	return code == TEMPOS_FAILED_NO_ANSWER ? 0 : code;
+}
+
+/* Become a member again, or try to. The proof comes among events that still come, and none of them is missed for it. */
 static int join_again(struct tempos_subscriber *self)
 {
-	const int code = join(self);
-
+	if (self->proof_until > tempos_now_ms())
+		return 0;
 	self->rejoined++;
-	return code == TEMPOS_FAILED_NO_ANSWER ? 0 : code;
+	return unless_silent(begin_to_join(self));
 }
 
 /* What a heartbeat tells: epochs of which the broker has not acknowledged what arrived. */
@@ -321,8 +355,8 @@ static void report(struct tempos_subscriber *self, uint64_t received_ns, const s
 	(void)!sendto(self->data, self->in, length, MSG_DONTWAIT, (struct sockaddr *)&to, sizeof(to));
 }
 
-/* One datagram from the data socket; whether it is an event. */
-static bool receive(struct tempos_subscriber *self)
+/* One datagram from the data socket: 1 if it is an event, else 0; or, where it lets us join again, a failure. */
+static int receive(struct tempos_subscriber *self)
 {
 	struct sockaddr_in from = {0};
 	socklen_t size = sizeof(from);
@@ -332,10 +366,12 @@ static bool receive(struct tempos_subscriber *self)
 	int found;
 
 	if (length < 0)
-		return false;
+		return 0;
+	if (is_proof(self, length, &from))
+		return unless_silent(ask_to_join(self, self->in + PROOF_AT));
 	if (self->from_port && (from.sin_addr.s_addr != self->from_ip || from.sin_port != self->from_port)) {
 		self->foreign++;
-		return false;
+		return 0;
 	}
 	if (self->raw) {
 		uint8_t head[TEMPOS_WIDE_ID_LEN];
@@ -343,29 +379,29 @@ static bool receive(struct tempos_subscriber *self)
 
 		if ((size_t)length < begin || memcmp(head, self->in, begin)) {
 			self->unknown++;
-			return false;
+			return 0;
 		}
 		self->datagrams++;
 		self->event = (struct tempos_event){
 			.topic = self->topic, .body = self->in + begin, .length = (size_t)length - begin};
 		self->at = 0;
-		return true;
+		return 1;
 	}
 	found = tempos_decode(self->in, (size_t)length, &self->event);
 	if (found != TEMPOS_FORWARDED || self->event.topic != self->topic) {
 		self->unknown++;
-		return false;
+		return 0;
 	}
 	self->at = 0;
 	/* A datagram that has come before is counted and given to nobody. */
 	if (tempos_gaps_see(&self->gaps, self->event.epoch, self->event.delivery_sequence) == TEMPOS_AGAIN)
-		return false;
+		return 0;
 	/* A probe has come like any event, and is of no use to the program. */
 	if (self->event.flags & TEMPOS_FLAG_TRACE && self->event.envelope && found == TEMPOS_FORWARDED) {
 		report(self, received_ns, &from);
-		return false;
+		return 0;
 	}
-	return true;
+	return 1;
 }
 
 int tempos_next(struct tempos_subscriber *self, int timeout_ms, const uint8_t **body, size_t *length)
@@ -396,7 +432,10 @@ int tempos_next(struct tempos_subscriber *self, int timeout_ms, const uint8_t **
 				return code;
 		}
 		if (ready[0].revents) {
-			if (!receive(self))
+			code = receive(self);
+			if (code < 0)
+				return code;
+			if (!code)
 				self->event.body = NULL;
 		} else if (tempos_now_ms() >= until) {
 			return 0;

@@ -148,6 +148,8 @@ struct tempos_subscriber {
 	uint64_t unknown;   /* datagrams that were no event of this topic */
 	uint64_t datagrams; /* of a raw topic */
 	uint64_t rejoined;
+	uint8_t proofs;      /* wanted since this asked to be a member again; the next may come until `proof_until` */
+	int64_t proof_until; /* 0: none is awaited */
 	uint32_t heartbeat_id; /* of the one that is not answered yet, else 0 */
 	struct {
 		uint32_t epoch;

@@ -10,6 +10,7 @@ import json
 import socket
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path as File
 from typing import Any
@@ -20,11 +21,13 @@ from support.other_clients import VECTORS, Client, build_c, build_typescript
 from support.privileges import require_kernel, require_netns
 from support.waiting import LIMIT, until
 
-from tempos import Framing, Path, Quality, Topic, wire
+from tempos import Framing, Path, Quality, Topic, control, wire
 from tempos.blocking import Publisher
+from tempos.session import proof
 from tempos_bench.measure.broker import Broker
 from tempos_bench.nodes.node import Node
 from tempos_bench.nodes.topology import Topology, build
+from tempos_broker.control.decisions import topic_fields
 
 NARROW = Topic(id=7, name="plant/line1", quality=Quality.SQ)
 WIDE = Topic(id=40_000, name="wide")
@@ -360,3 +363,72 @@ def test_it_takes_events_from_the_broker_alone(client: Client) -> None:
         assert f"received {EVENTS}, missed 0" in losses
         assert "foreign 10," in losses
         assert broker.wait_delivered(NARROW.name, EVENTS).closed
+
+
+class Forgetful:
+    """A broker that takes its one member for nobody once, and has events on their way before each proof."""
+
+    def __init__(self) -> None:
+        self.control, self.data = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        for each in (self.control, self.data):
+            each.bind(("127.0.0.1", 0))
+            each.settimeout(LIMIT)
+        self.sent = 0
+
+    def close(self) -> None:
+        self.control.close()
+        self.data.close()
+
+    def asked(self, op: str) -> tuple[control.Request, tuple[str, int]]:
+        """The next request of a kind; what repeats itself is passed over."""
+        while True:
+            datagram, where = self.control.recvfrom(control.MAX_DATAGRAM)
+            if (request := control.decode_request(datagram)).op == op:
+                return request, where
+
+    def events(self, member: tuple[str, int], count: int) -> None:
+        for _ in range(count):
+            event = bytearray(wire.encode_event(NARROW.id, 7, self.sent, 1, str(self.sent).encode()))
+            wire.stamp(event, 1, self.sent)
+            self.data.sendto(event, member)
+            self.sent += 1
+
+    def join(self, before: int) -> tuple[str, int]:
+        """Take a member in, to whom so many events come before the proof."""
+        request, where = self.asked("subscribe")
+        assert request.fields["proof"] == b""
+        refused = control.encode_error(request.id, control.Code.PROVE, "it comes to your port")
+        self.control.sendto(refused, where)
+        member = where[0], request.fields["port"]
+        self.events(member, before)
+        told = bytes(control.PROOF_BYTES)
+        self.data.sendto(proof.encode(request.client, told), member)
+        request, where = self.asked("subscribe")
+        assert request.fields["proof"] == told
+        fields = {"topic": topic_fields(NARROW), "group": "g", "epoch": 1, "instance": 1, "clock": 1}
+        ok = control.encode_ok(request.id, **fields, lease_ms=1000, heartbeat_ms=100)
+        self.control.sendto(ok, where)
+        return member
+
+    def play(self) -> None:
+        self.events(self.join(0), 1)
+        request, where = self.asked("heartbeat")
+        self.control.sendto(control.encode_error(request.id, control.Code.UNKNOWN_MEMBER, "who?"), where)
+        self.events(self.join(3), 1)
+        request, where = self.asked("goodbye")
+        self.control.sendto(control.encode_ok(request.id), where)
+
+
+def test_what_comes_while_it_joins_again_is_no_less_an_event(client: Client) -> None:
+    broker = Forgetful()
+    with closing(broker), ThreadPoolExecutor(1) as other:
+        playing = other.submit(broker.play)
+        port = str(broker.control.getsockname()[1])
+        done = subprocess.run(
+            [*client.sub, "127.0.0.1", NARROW.name, "g", "5", port], stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=LIMIT, check=False,
+        )  # fmt: skip
+        playing.result(LIMIT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["0", "1", "2", "3", "4"]
+    assert "received 5, missed 0, late 0, duplicates 0, unknown 0, foreign 0, rejoined 1" in done.stderr

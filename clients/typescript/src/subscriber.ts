@@ -75,6 +75,8 @@ export class Subscriber implements AsyncIterable<Event> {
   #timer: NodeJS.Timeout | undefined;
   #proof: ((proof: Uint8Array) => void) | undefined;
   #from: string | undefined;
+  /** What came from there before the answer that it is a member: the two take different ways. */
+  #early: [Uint8Array, string][] = [];
   #queue: Event[] = [];
   #wake: (() => void) | undefined;
   #failure: Error | undefined;
@@ -155,6 +157,7 @@ export class Subscriber implements AsyncIterable<Event> {
     this.#instance = instance;
     this.gaps.inForce(numberIn(ok, "epoch", 0xffffffff));
     this.#ours = this.#link.ours;
+    for (const [datagram, address] of this.#early.splice(0)) this.#receiveOf(this.#topic, datagram, address);
     // The broker books what came at the former place before that account is settled.
     if (this.#former.length > 0) this.gaps.tellAgain();
     this.#schedule(this.#former.length > 0 ? 0 : this.#heartbeatMs);
@@ -276,8 +279,11 @@ export class Subscriber implements AsyncIterable<Event> {
       this.foreign += 1;
       return;
     }
-    const topic = this.#topic;
-    if (topic === undefined) return;
+    if (this.#topic !== undefined) this.#receiveOf(this.#topic, datagram, address);
+    else if (this.#from !== undefined && this.#early.length < QUEUE) this.#early.push([datagram, address]);
+  }
+
+  #receiveOf(topic: Topic, datagram: Uint8Array, address: string): void {
     if (topic.raw) this.#receiveRaw(topic, datagram);
     else this.#receiveEvent(topic, datagram, address);
     this.#wake?.();
