@@ -247,8 +247,16 @@ def blocked_publisher(ground: Ground) -> Network:
     return spaces.network()
 
 
-def above_member(kind: str) -> Build:
-    """The broker's address towards the member is that of a device of its own on top of the link's."""
+def _asks_below(ground: Ground, space: Namespace, address: str, below: str) -> None:
+    """What a device that routes by itself sends on goes by the ways that the device below it has."""
+    ground.ip(space, f"route add {address.rpartition('.')[0]}.0/24 dev {below} metric 1000")
+
+
+def above_member(kind: str, *, routes: bool = False) -> Build:
+    """The broker's address towards the member is that of a device of its own on top of the link's.
+
+    ``routes``: that device routes by itself.
+    """
 
     def build(ground: Ground) -> Network:
         spaces = three(ground)
@@ -257,15 +265,18 @@ def above_member(kind: str) -> Build:
         ground.ip(spaces.b, f"link add over0 link eth1 type {kind}")
         ground.address(spaces.b, "over0", FAR)
         ground.address(spaces.s, "eth0", MEMBER)
+        if routes:
+            _asks_below(ground, spaces.b, FAR, "eth1")
         return spaces.network()
 
     return build
 
 
-def above_publisher(kind: str, *, alone: bool = False) -> Build:
+def above_publisher(kind: str, *, alone: bool = False, routes: bool = False) -> Build:
     """The broker's address towards the publisher is that of a device of its own on top of the link's.
 
     Linux answers ARP for each of its addresses at any interface, unless that one is to do so ``alone``.
+    ``routes``: that device routes by itself.
     """
 
     def build(ground: Ground) -> Network:
@@ -276,6 +287,8 @@ def above_publisher(kind: str, *, alone: bool = False) -> Build:
         ground.ip(spaces.b, f"link add over0 link eth0 type {kind}")
         ground.address(spaces.b, "over0", NEAR)
         ground.address(spaces.p, "eth0", PUBLISHER)
+        if routes:
+            _asks_below(ground, spaces.b, NEAR, "eth0")
         spaces.member_wired()
         return spaces.network()
 
