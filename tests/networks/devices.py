@@ -247,9 +247,16 @@ def blocked_publisher(ground: Ground) -> Network:
     return spaces.network()
 
 
-def _asks_below(ground: Ground, space: Namespace, address: str, below: str) -> None:
-    """What a device that routes by itself sends on goes by the ways that the device below it has."""
-    ground.ip(space, f"route add {address.rpartition('.')[0]}.0/24 dev {below} metric 1000")
+def _routed(ground: Ground, space: Namespace, below: str, ours: str, other: Namespace, theirs: str) -> None:
+    """Ways between an address on top of ``below``, where nobody answers ARP, and the other end of that link.
+
+    What goes out by the upper device finds its way by what is known of the lower one. That has to ask for
+    neighbours in its own name: answers to the upper one's address are for nobody.
+    """
+    ground.run(space, "sysctl", "-q", f"net.ipv4.conf.{below}.arp_announce=2")
+    ground.ip(space, f"address add 10.0.7.1/24 dev {below}", f"route add {theirs}/32 dev over0",
+              f"route add {theirs}/32 via 10.0.7.2 dev {below} metric 1000")  # fmt: skip
+    ground.ip(other, "address add 10.0.7.2/24 dev eth0", f"route add {ours}/32 via 10.0.7.1 src {theirs}")
 
 
 def above_member(kind: str, *, routes: bool = False) -> Build:
@@ -266,7 +273,7 @@ def above_member(kind: str, *, routes: bool = False) -> Build:
         ground.address(spaces.b, "over0", FAR)
         ground.address(spaces.s, "eth0", MEMBER)
         if routes:
-            _asks_below(ground, spaces.b, FAR, "eth1")
+            _routed(ground, spaces.b, "eth1", FAR, spaces.s, MEMBER)
         return spaces.network()
 
     return build
@@ -288,7 +295,7 @@ def above_publisher(kind: str, *, alone: bool = False, routes: bool = False) -> 
         ground.address(spaces.b, "over0", NEAR)
         ground.address(spaces.p, "eth0", PUBLISHER)
         if routes:
-            _asks_below(ground, spaces.b, NEAR, "eth0")
+            _routed(ground, spaces.b, "eth0", NEAR, spaces.p, PUBLISHER)
         spaces.member_wired()
         return spaces.network()
 
