@@ -18,6 +18,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from schemathesis.specs.openapi import schemas as _read_before_any_thread  # noqa: F401
 from schemathesis.specs.openapi.checks import response_schema_conformance
 from support import forking
 from support.waiting import LIMIT

@@ -177,7 +177,8 @@ def _serve(ground: socket.socket) -> Callable[[], NoReturn]:
             parent = os.getpid()
             pid = os.fork()
             if not pid:
-                for each in (ground.fileno(), told, *running, *(other for _, other in running.values())):
+                # What has let go of its descriptor does not close the file that has the number next.
+                for each in (ground.detach(), told, *running, *(other for _, other in running.values())):
                     os.close(each)
                 _become(asked, here, parent)
                 return _broker if asked["module"] == _BROKER else partial(_module, asked["module"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -58,6 +59,31 @@ def test_it_is_told_to_end_as_any_process(tmp_path: Path, how: signal.Signals) -
         process.send_signal(how)
         assert process.wait(LIMIT) == (-how if how is signal.SIGKILL else 0)
         assert process.stdout.read() == ""
+
+
+def test_a_file_that_it_is_given_may_have_any_number() -> None:
+    """Also that of the way by which whatever forks is asked."""
+    process, _ = forking._ground()
+    assert isinstance(process.args, tuple)
+    number, text = int(process.args[2]), os.memfd_create("text")
+    try:
+        kept = os.dup(number)
+    except OSError:
+        kept = -1
+    try:
+        os.write(text, b"[broker]\ndata_port = 0\n")
+        os.dup2(text, number)
+        command = (*BROKER, f"/proc/self/fd/{number}")
+        with forking.start(command, stderr=subprocess.PIPE, pass_fds=(number,), text=True) as broker:
+            assert isinstance(broker, forking._Forked)
+            assert "broker.data_port is 0" in broker.communicate(timeout=LIMIT)[1]
+    finally:
+        os.close(text)
+        if kept >= 0:
+            os.dup2(kept, number)
+            os.close(kept)
+        else:
+            os.close(number)
 
 
 def test_what_goes_by_another_path_than_this_process_is_executed(monkeypatch: pytest.MonkeyPatch) -> None:

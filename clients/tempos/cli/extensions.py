@@ -26,7 +26,10 @@ OWN = {
     "config": ("check, convert or write a configuration", "broker"),
     "up": ("run all of a platform's file: broker, triggers, invokers, Controller", "controller"),
     "workflow": ("list, show, change, remove or watch workflows", "controller"),
-    "platform": ("check a platform's file, or tell what it would change", "controller"),
+    "platform": (
+        "check a platform's file, tell what it would change; list and remove what there is",
+        "controller",
+    ),
     "tsn": ("plan a time-aware schedule (IEEE 802.1Qbv) for an interface", "broker"),
     "director": ("take over what samplicator, nginx or pmacct copy and spread", "broker"),
     "fastpath": ("list or remove fast paths of this machine", "fastpath"),
