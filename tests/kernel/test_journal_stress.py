@@ -33,8 +33,9 @@ FIRST = 1 << 32
 #: Bytes of payloads; with the room below some are only named, some end with a cell, some begin one.
 SIZES = (1, 2, 95, 96, 97, 224, 225, 500, 700, 701, 1000)
 ROOM = 700
-#: Events of each writer that are read while all of them write.
-ENOUGH = 1000
+#: Events of each writer that are read while all of them write, by slots: where they are few nearly each is
+#: another one by the time at which it is read.
+ENOUGH = {8: 20, 64: 500}
 _FORKING = multiprocessing.get_context("fork")
 
 
@@ -132,7 +133,7 @@ def test_whoever_writes_nothing_torn_is_taken_for_whole(rig: Rig, slots: int) ->
     def enough() -> bool:
         assert all(each.is_alive() for each in writers)
         seen.update(shared.check())
-        return min(seen[writer] for writer in range(3)) >= ENOUGH
+        return min(seen[writer] for writer in range(3)) >= ENOUGH[slots]
 
     try:
         until(enough, lambda: dict(seen))
