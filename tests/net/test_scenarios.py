@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 from support.privileges import require_kernel, require_netns
@@ -92,6 +93,10 @@ COUNTED = (
 )
 
 
+#: Where tc makes folders for itself when it loads a program, and leaves them.
+IPROUTE2 = Path("/sys/fs/bpf/tc")
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_a_small_run_has_every_figure(name: str) -> None:
     require_kernel()
@@ -100,9 +105,11 @@ def test_a_small_run_has_every_figure(name: str) -> None:
         pytest.skip("none of the programs that tempos is measured beside is there (make peers)")
     if name in PEERS and not (shutil.which("nats-server") and distribution("httptools")):
         pytest.skip("what tempos is measured beside is not installed (make peers)")
+    theirs = IPROUTE2.exists()
     found = scenario.run(scenario.load(name, changes=SMALL[name]), Run())
 
     assert found.complete
+    assert IPROUTE2.exists() == theirs, "a folder of programs is left behind"
     # At rates this low nothing bends.
     figures = [row for row in found.rows if not row.name.endswith("bends at")]
     # What tempos is held against is no measure where it heard nothing, on a starved machine.

@@ -18,6 +18,11 @@ from tempos_bench.nodes.node import Node
 MILLION = 1_000_000
 _SOURCE = Path(__file__).parents[2] / "bpf" / "loses.bpf.c"
 _U32 = 0xFFFFFFFF
+#: With BPF's file system to itself: tc makes folders there, and leaves them.
+_APART = (
+    "unshare", "--mount", "--propagation", "private", "sh", "-c",
+    'mount -t bpf bpf /sys/fs/bpf && exec "$@"', "sh",
+)  # fmt: skip
 
 
 def is_lost(sequence: int, port: int, loss: int) -> bool:
@@ -57,7 +62,7 @@ def loses(node: Node, interface: str, loss: int, double: int = 0, mix: int = 0) 
             _run(tc, "qdisc", "add", "dev", interface, "clsact")
             for way, section in (("egress", "to_broker"), ("ingress", "from_broker")):
                 _run(
-                    tc, "filter", "add", "dev", interface, way, "bpf", "direct-action",
+                    *_APART, tc, "filter", "add", "dev", interface, way, "bpf", "direct-action",
                     "object-file", str(target), "section", f"tc/{section}",
                 )  # fmt: skip
 
@@ -67,4 +72,5 @@ def loses(node: Node, interface: str, loss: int, double: int = 0, mix: int = 0) 
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise Unavailable(f"{' '.join(command[:3])}: {done.stderr.strip() or done.stdout.strip()}")
+        named = [word for word in command if word not in _APART][:3]
+        raise Unavailable(f"{' '.join(named)}: {done.stderr.strip() or done.stdout.strip()}")
