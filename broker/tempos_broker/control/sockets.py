@@ -48,8 +48,8 @@ TO_SEND = 4 << 20
 CROWDED, APIECE, WAITS = 8, 4, 3.0
 RESERVED = 2
 _ADDRESSES = 4096
-#: Bytes that an answer takes of the room, as the kernel counts it.
-_TAKES = 4096
+#: Bytes that an answer takes of the room at most, as the kernel counts it: none is larger than a request.
+_TAKES = 2 * MAX_DATAGRAM + 4096
 #: In ``unsent``: the socket had no room for an answer, or the kernel refused it.
 NO_ROOM, NOT_SENT = "reply did not fit the socket", "reply not sent"
 
