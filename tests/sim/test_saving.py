@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,14 @@ class Written:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.all: list[list[int]] = []
         self.exported = self.looked = 0
+        #: Who has it lets nothing be written but what swaps do.
+        self.turn = asyncio.Lock()
         write, export, members = Store._write, Ledger.export, keeper.Keeper._members
+        save = keeper.Keeper._save_moved
+
+        async def saving(of: keeper.Keeper) -> None:
+            async with self.turn:
+                await save(of)
 
         def writing(store: Store, values: Sequence[tuple[str, str]], rows: Any) -> None:
             write(store, values, rows)
@@ -57,9 +64,18 @@ class Written:
             self.looked += 1
             return members(of, topic)
 
+        monkeypatch.setattr(keeper.Keeper, "_save_moved", saving)
         monkeypatch.setattr(keeper.Keeper, "_members", looking)
         monkeypatch.setattr(Store, "_write", writing)
         monkeypatch.setattr(Ledger, "export", exporting)
+
+    @contextlib.asynccontextmanager
+    async def held(self, *rows: int) -> AsyncIterator[None]:
+        """No round begins meanwhile, and it ends once topics have been written so often in their own turn."""
+        async with self.turn:
+            self.all.clear()
+            yield
+            await until(lambda: [topic for some in self.all for topic in some] == [*rows])
 
     async def rounds(self, count: int = 3) -> list[int]:
         """What is written from now on, until so many writings had nothing to say of any topic."""
@@ -100,15 +116,17 @@ async def test_only_what_has_changed_is_written(
             await until(lambda: any(3 in rows for rows in written.all))
             assert set(await written.rounds()) <= {3}
             before = written.exported
-            client.ask("subscribe", topic="topic-5", group="h", port=client.port)
-            await client.answer()
+            async with written.held(5, 5):
+                client.ask("subscribe", topic="topic-5", group="h", port=client.port)
+                await client.answer()
             assert set(await written.rounds()) <= {5}
             # The first change of a topic in a life writes it whole: nothing of it was kept in mind.
             assert written.exported - before == 2
             before = written.exported
             looked = written.looked
-            client.ask("unsubscribe", topic="topic-5", group="h", port=client.port)
-            await client.answer()
+            async with written.held(5, 5):
+                client.ask("unsubscribe", topic="topic-5", group="h", port=client.port)
+                await client.answer()
             assert set(await written.rounds()) <= {5}
             # Before and after the swap steps alone, and once all that there is.
             assert written.exported - before == 1
