@@ -1,7 +1,7 @@
 """Commands that other packages bring, through the entry-point group ``tempos.commands``.
 
 An entry point is a function ``register(subparsers)`` that adds its own parser and sets ``run``. Only the
-one that was asked for is loaded; for the others the help shows what is written here.
+one that was asked for is loaded; the help of all shows what is written here.
 """
 
 from __future__ import annotations
@@ -51,16 +51,22 @@ _EXTRAS = {
 }
 
 
-def register(subparsers: Subparsers, chosen: str) -> None:
-    """Add the parsers of all extensions; that of ``chosen`` in full, the others by name."""
+def register(subparsers: Subparsers, chosen: str) -> bool:
+    """Add the parser of the extension ``chosen``; whether there is, or should be, one of that name."""
+    point = next((each for each in _entry_points() if each.name == chosen), None) if chosen else None
+    if point is None and chosen not in OWN:
+        return False
+    _register_chosen(subparsers, chosen, point)
+    return True
+
+
+def name_all(subparsers: Subparsers) -> None:
+    """Add all extensions by name, with what the help shows of them."""
     found = {point.name: point for point in _entry_points()}
     for name in dict.fromkeys((*OWN, *sorted(found))):
-        if name == chosen:
-            _register_chosen(subparsers, name, found.get(name))
-        else:
-            origin = found[name].dist if name in found else None
-            text = OWN[name][0] if name in OWN else f"from the package {origin.name if origin else '?'}"
-            subparsers.add_parser(name, help=text, add_help=False)
+        origin = found[name].dist if name in found else None
+        text = OWN[name][0] if name in OWN else f"from the package {origin.name if origin else '?'}"
+        subparsers.add_parser(name, help=text, add_help=False)
 
 
 def say_missing(name: str, error: ModuleNotFoundError) -> int:

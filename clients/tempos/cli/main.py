@@ -41,7 +41,7 @@ _BUILTIN = {
     "reload": "tempos.cli.ctl:register_reload",
     "completion": "tempos.cli.completion:register",
 }
-#: They keep what they import for as long as they serve: nothing of other commands is imported for them.
+#: Daemons keep what they import for as long as they serve: not even the list of extensions is read for this one.
 _DAEMONS = {"broker": "tempos_broker.command:broker"}
 
 _EXAMPLES = """\
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser_of(chosen: str) -> argparse.ArgumentParser:
-    """The parser of all commands; of those that extras bring only the ``chosen`` one is loaded."""
+    """The parser of the ``chosen`` command; if there is none of that name, of all, and no extension is loaded."""
     parser = argparse.ArgumentParser(
         prog="tempos",
         description="Publish and subscribe through a broker whose common case runs inside the Linux kernel.",
@@ -118,12 +118,15 @@ def parser_of(chosen: str) -> argparse.ArgumentParser:
         with contextlib.suppress(Exception):
             _find(_DAEMONS[chosen])(subparsers)
             return parser
-    for where in _BUILTIN.values():
-        _find(where)(subparsers)
-    if chosen not in _BUILTIN:
-        from tempos.cli import extensions
+    if chosen in _BUILTIN:
+        _find(_BUILTIN[chosen])(subparsers)
+        return parser
+    from tempos.cli import extensions
 
-        extensions.register(subparsers, chosen)
+    if not extensions.register(subparsers, chosen):
+        for where in _BUILTIN.values():
+            _find(where)(subparsers)
+        extensions.name_all(subparsers)
     return parser
 
 
