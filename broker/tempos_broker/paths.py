@@ -104,12 +104,12 @@ class KernelJournals(Protocol):
         """That of a topic, as large as its options say; None: the kernel has none."""
         ...
 
-    def former_journal(self, topic: int) -> tuple[int, JournalLayout] | None:
-        """Once: what an earlier broker left of a topic in another size."""
+    def former_journals(self, topic: int) -> Sequence[tuple[int, JournalLayout]]:
+        """Once: what earlier brokers left of a topic in other sizes, the latest first."""
         ...
 
     def followed(self, topic: int) -> None:
-        """That of a topic has what fits of the one before, which need not outlive this process any more."""
+        """That of a topic has what fits of those before, which need not outlive this process any more."""
         ...
 
 

@@ -42,8 +42,8 @@ class KernelJournals:
         self._row_of = rows.of
         self._held: dict[int, Map] = {}
         self._layouts: dict[int, JournalLayout] = {}
-        #: Of earlier brokers.
-        self._former: dict[int, Map] = {}
+        #: Of earlier brokers, the latest first.
+        self._former: dict[int, list[Map]] = {}
         #: What was replaced by something that nobody has asked for yet, so that it may be taken back.
         self._replaced: dict[int, Map] = {}
         self._refused: dict[int, str] = {}
@@ -76,6 +76,8 @@ class KernelJournals:
             self._refused.pop(topic.id, None)
             row = self._row_of[topic.id]
             try:
+                if topic.id not in self._held and topic.id not in self._former:
+                    self._find_pinned(row, topic)
                 before = self._held.get(topic.id) or self._left(row, topic)
                 replaced = self._replaced.get(topic.id)
                 if before is not None and _layout(before) == layout:
@@ -102,8 +104,6 @@ class KernelJournals:
                 if self._table.lookup(row) is not None:
                     self._table.delete(row)
                 return
-            if topic.id not in self._held and topic.id not in self._former:
-                self._find_pinned(row, topic)
             self._held[topic.id], self._layouts[topic.id] = made, layout
 
     def drop(self, topic: int) -> None:
@@ -122,20 +122,21 @@ class KernelJournals:
             self._let_go(topic)
             return os.dup(self._held[topic].fd)
 
-    def former_journal(self, topic: int) -> tuple[int, JournalLayout] | None:
-        """Once: the descriptor, the caller's to close, of what an earlier broker left in another size.
+    def former_journals(self, topic: int) -> list[tuple[int, JournalLayout]]:
+        """Once: descriptors, the caller's to close, of what earlier brokers left in other sizes.
 
-        Also where that broker had begun to replace it, and did not live to take over what it had.
+        Also where such a broker had begun to replace one, and did not live to take over what it had.
         """
+        found = []
         with self._changing:
-            if (former := self._former.pop(topic, None)) is None:
-                return None
-            with former:
-                layout = _layout(former)
-                return None if layout is None else (os.dup(former.fd), layout)
+            for former in self._former.pop(topic, ()):
+                with former:
+                    if (layout := _layout(former)) is not None:
+                        found.append((os.dup(former.fd), layout))
+        return found
 
     def followed(self, topic: int) -> None:
-        """What is in force has all that fits of the one before."""
+        """What is in force has all that fits of those before."""
         with self._changing:
             if (row := self._row_of.get(topic)) is not None:
                 self._pin(row, None)
@@ -149,7 +150,8 @@ class KernelJournals:
         for topic in list(self._held):
             self._forget(topic)
         while self._former:
-            self._former.popitem()[1].close()
+            for each in self._former.popitem()[1]:
+                each.close()
 
     def _left(self, row: int, topic: Topic) -> Map | None:
         """What an earlier broker left of the topic there; of another one that had its id nothing is taken."""
@@ -170,11 +172,11 @@ class KernelJournals:
         pins = self._pins()
         if pins is None or row not in pins.journals():
             return
-        former = pins.journal(row)
-        if is_owned(int(_head(former).identity), journal_owner(topic.name, topic.framing.value)):
-            self._former[topic.id] = former
-        else:
-            former.close()
+        former = self._former[topic.id] = pins.former_journals(row)
+        owner = journal_owner(topic.name, topic.framing.value)
+        if not all(is_owned(int(_head(each).identity), owner) for each in former):
+            for each in self._former.pop(topic.id):
+                each.close()
             self._pin(row, None)
 
     def _pin(self, row: int, former: Map | None) -> None:
@@ -183,7 +185,7 @@ class KernelJournals:
             return
         try:
             if former is None:
-                pins.drop_journal(row)
+                pins.drop_journals(row)
             else:
                 pins.put_journal(row, former)
         except NotPinned as error:
@@ -191,7 +193,7 @@ class KernelJournals:
 
     def _replace(self, topic: int, before: Map) -> None:
         if topic not in self._held:
-            self._former[topic] = before
+            self._former.setdefault(topic, []).insert(0, before)
         elif topic in self._replaced:
             before.close()
         else:

@@ -70,6 +70,15 @@ class Kept:
         self.memory = memory.Memory(descriptor, layout, journal_owner(topic.name, topic.framing.value))
         os.close(descriptor)
 
+    def follow(self) -> int:
+        """Take over what earlier brokers left; how many journals that were."""
+        left = self.journals.former_journals(7)
+        for descriptor, layout in left:
+            self.memory.follow(memory.Memory(descriptor, layout))
+            os.close(descriptor)
+        self.journals.followed(7)
+        return len(left)
+
     def entries(self) -> list[Any]:
         return [self.memory.read(each) for each in self.memory.positions()]
 
@@ -230,20 +239,39 @@ def test_what_is_being_replaced_outlives_who_was_killed_meanwhile(rig: Rig, tmp_
         kept.journals.close()
         assert pins.journals() == [7]
         again = Kept(rig, larger, pins)
-        left = again.journals.former_journal(7)
-        assert left is not None
-        descriptor, layout = left
-        again.memory.follow(memory.Memory(descriptor, layout))
-        os.close(descriptor)
+        assert again.follow() == 1
         payloads = [encode_raw(7, body) for body in (b"first", b"second")]
         assert [each.payload for each in again.entries()] == payloads
-        again.journals.followed(7)
         assert pins.journals() == []
-        assert Kept(rig, larger, pins).journals.former_journal(7) is None
+        assert Kept(rig, larger, pins).follow() == 0
         # Of another topic that has the id by now nothing is taken.
         again.journals.put(topic)
         other = Kept(rig, replace(topic, name="other"), pins)
-        assert (other.journals.former_journal(7), other.entries(), pins.journals()) == (None, [], [])
+        assert (other.follow(), other.entries(), pins.journals()) == (0, [], [])
+    finally:
+        pins.remove()
+
+
+def test_nothing_is_lost_of_those_that_are_replaced_while_they_are_about_to_follow(
+    rig: Rig, tmp_path: File
+) -> None:
+    """Brokers that are killed one after the other, each by another size, before theirs has followed."""
+    pins = Pins(Identity(f"test {tmp_path.name}", os.getpid()))
+    topic = Topic(7, "kept", framing=Framing.RAW, journal=8)
+    try:
+        kept = Kept(rig, topic, pins)
+        kept.memory.begin(5, 0)
+        rig.install(plan(7, Framing.RAW))
+        payloads = [encode_raw(7, b"%d" % number) for number in range(6)]
+        for number, size in enumerate((8, 64, 256, 64, 128)):
+            next_ = Kept(rig, replace(topic, journal=size), pins)
+            rig.run(frame(payloads[number]))
+            next_.journals.close()
+        last = Kept(rig, replace(topic, journal=32), pins)
+        rig.run(frame(payloads[5]))
+        assert last.follow() == 5
+        assert [each.payload for each in last.entries()] == payloads
+        assert pins.journals() == []
     finally:
         pins.remove()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -103,6 +104,14 @@ def test_all_comes_in_pages_up_to_where_live_begins(stand: Stand) -> None:
     rows, copies = stand.ask((1, after, COUNT, U64), now=now)
     assert rows == [[1, after, False, 0, []]]
     assert copies is None
+
+
+async def test_nothing_is_gone_that_another_size_of_the_journal_is_about_to_take_over(stand: Stand) -> None:
+    rows, _ = stand.ask((1, 0, 10, U64))
+    stand.journals.change((), [replace(TOPIC, journal=4 * TOPIC.journal)])
+    assert stand.ask((1, 0, 10, U64), now=1.0)[0] == rows
+    await stand.journals.settle()
+    assert stand.ask((1, 0, 10, U64), now=2.0)[0] == rows
 
 
 def test_no_more_is_sent_than_may_be_in_a_time(stand: Stand) -> None:

@@ -254,6 +254,10 @@ async def test_what_is_taken_over_is_found_before_too() -> None:
                 entry = made.find(7, first, 1, group, ticket)
                 assert entry is not None
                 assert (entry.payload, entry.epoch) == (b"%d" % ticket, 1)
+        page = await made.tap(topic, 0, 100)
+        assert page is not None
+        assert [each["tickets"][0] for each in page["events"]] == [*range(50)]
+        assert page["missed"] == 0
         assert (
             made.find(7, first, 1, 0, 50) is made.find(7, first, 2, 0, 3) is made.find(7, 0, 1, 0, 3) is None
         )

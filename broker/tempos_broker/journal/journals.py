@@ -50,8 +50,8 @@ class Journals:
         self._epochs: dict[int, Epochs] = {}
         #: How many places stay free between them.
         self._spares: dict[int, Spare] = {}
-        #: What new memory takes the place of.
-        self._former: dict[int, Memory] = {}
+        #: What new memory takes the place of, the latest first: it may not have had all of the one before.
+        self._former: dict[int, Sequence[Memory]] = {}
         #: By topic, how often members asked for what was before them, and events that they were handed.
         self.replays: Counter[int] = Counter()
         self.replayed: Counter[int] = Counter()
@@ -85,9 +85,9 @@ class Journals:
     async def settle(self) -> None:
         """Nobody writes what was replaced: take over what fits of it. Until then nothing may change."""
         for topic, former in list(self._former.items()):
-            if (memory := self.of.get(topic)) is not None:
+            for each in former if (memory := self.of.get(topic)) is not None else ():
                 # Half a second for a million events, so not on the event loop.
-                await asyncio.get_running_loop().run_in_executor(None, memory.follow, former)
+                await asyncio.get_running_loop().run_in_executor(None, memory.follow, each)
             if self._former.get(topic) is former:
                 del self._former[topic]
                 if self._kernel is not None:
@@ -156,22 +156,29 @@ class Journals:
             first = 0 if before else memory.first(epoch)
             epochs.joined(first, (holder for _, holders in groups for holder in holders))
 
-    def before(self, topic: int, holder: Holder) -> tuple[Memory | None, Sequence[tuple[int, int]] | None]:
-        """A topic's journal, and where it has what was before somebody was a member.
+    def before(self, topic: int, holder: Holder) -> Sequence[tuple[int, int]] | None:
+        """Where a topic's journal has what was before somebody was a member.
 
-        None: there is none; it is not known since when somebody is one.
+        None: it is not known since when somebody is one.
         """
         epochs = self._epochs.get(topic)
-        return self.of.get(topic), epochs.before(holder) if epochs is not None else None
+        return epochs.before(holder) if epochs is not None else None
 
     def find(self, topic: int, first: int, epoch: int, group: int, ticket: int) -> Entry | None:
         """The event of a ticket in an epoch that begins at ``first``, also while it is taken over."""
-        for memory in (self.of.get(topic), self._former.get(topic)):
-            if memory is not None and first:
-                entry = memory.find(first, epoch, group, ticket, DRAWERS)
-                if entry is not None:
-                    return entry
+        for memory in self._read(topic) if first else ():
+            if (entry := memory.find(first, epoch, group, ticket, DRAWERS)) is not None:
+                return entry
         return None
+
+    def read(self, topic: int, position: int) -> Entry | None:
+        """The event of a position, also while it is taken over; None: it is not there, or not any more."""
+        return _entry(self._read(topic), position)
+
+    def _read(self, topic: int) -> Sequence[Memory]:
+        """What is read of a topic: what was replaced, too, until all of it that fits has been taken over."""
+        memory = self.of.get(topic)
+        return [] if memory is None else [memory, *self._former.get(topic, ())]
 
     def mend(self) -> None:
         """Another process is dead that wrote; this one does not at the moment."""
@@ -200,19 +207,18 @@ class Journals:
 
         Ends before a gap that may just be being filled.
         """
-        memory = self.of.get(topic.id)
-        if memory is None:
+        if not (memories := self._read(topic.id)):
             return None
         # As long as the journal is, so not on the event loop.
-        positions = await asyncio.get_running_loop().run_in_executor(None, memory.positions, after)
+        positions = await asyncio.get_running_loop().run_in_executor(None, _positions, memories, after)
         if last is not None and last < len(positions):
             cut = len(positions) - last
             after, positions = positions[cut - 1], positions[cut:]
-        entries, more = _next(memory, self._epochs.get(topic.id) or Epochs(), positions, after, most)
+        entries, more = _next(memories, self._epochs.get(topic.id) or Epochs(), positions, after, most)
         return {
             "topic": topic.name,
             "framing": topic.framing.value,
-            "journal": f"{memory.identity:016x}",
+            "journal": f"{memories[0].identity:016x}",
             "events": [_told(each) for each in entries],
             "missed": sum(each.missed for each in entries),
             "next": entries[-1].entry.position if entries else after,
@@ -249,32 +255,30 @@ class Journals:
             # An earlier broker wrote it, of which nobody is left.
             memory.mend()
         self._drop(topic.id)
-        if before is None:
-            before = self._left(topic.id)
-        if before is not None:
-            self._former[topic.id] = before
+        if former := self._left(topic.id) if before is None else [before]:
+            self._former[topic.id] = former
             if epochs is not None:
                 self._epochs[topic.id] = epochs
         if topic.id not in self._epochs and not memory.is_new:
-            self._epochs[topic.id] = _epochs_in(*([] if before is None else [before]), memory)
+            self._epochs[topic.id] = _epochs_in(*reversed(former), memory)
         self.of[topic.id], self._descriptors[topic.id] = memory, descriptor
         return True
 
-    def _left(self, topic: int) -> Memory | None:
-        """What an earlier broker had of a topic, in another size."""
-        if self._kernel is None or (left := self._kernel.former_journal(topic)) is None:
-            return None
+    def _left(self, topic: int) -> Sequence[Memory]:
+        """What earlier brokers had of a topic, in other sizes, the latest first."""
+        if self._kernel is None or not (left := self._kernel.former_journals(topic)):
+            return []
         from tempos_broker.journal.memory import Memory
 
-        descriptor, layout = left
-        try:
-            memory = Memory(descriptor, layout)
-        except OSError as error:
-            log.warning("what an earlier journal has cannot be read: %s", one_line(error))
-            return None
-        finally:
-            os.close(descriptor)
-        return memory
+        memories = []
+        for descriptor, layout in left:
+            try:
+                memories.append(Memory(descriptor, layout))
+            except OSError as error:
+                log.warning("what an earlier journal has cannot be read: %s", one_line(error))
+            finally:
+                os.close(descriptor)
+        return memories
 
     def _drop(self, topic: int) -> bool:
         self._refused.pop(topic, None)
@@ -305,8 +309,18 @@ class _Found:
     known: bool
 
 
+def _positions(memories: Sequence[Memory], after: int) -> Sequence[int]:
+    """Those behind one whose events stand whole, once each and in their order."""
+    first, *others = (memory.positions(after) for memory in memories)
+    return sorted({*first}.union(*others)) if others else first
+
+
+def _entry(memories: Sequence[Memory], position: int) -> Entry | None:
+    return next((entry for each in memories if (entry := each.read(position)) is not None), None)
+
+
 def _next(
-    memory: Memory, epochs: Epochs, positions: Sequence[int], after: int, most: int
+    memories: Sequence[Memory], epochs: Epochs, positions: Sequence[int], after: int, most: int
 ) -> tuple[list[_Found], bool]:
     """The first entries, and whether there are more."""
     from tempos_broker.journal.memory import now
@@ -316,7 +330,7 @@ def _next(
     for position in positions:
         if len(entries) == most:
             return entries, True
-        entry = memory.read(position)
+        entry = _entry(memories, position)
         if entry is None:
             # Overwritten since: what came after it tells how many it was.
             continue

@@ -10,7 +10,8 @@ names where the one before it has come to, so nothing is remembered of who reads
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,10 @@ from tempos_broker.journal.journals import Journals
 from tempos_broker.membership import Refused, Registry
 
 if TYPE_CHECKING:
-    from tempos_broker.journal.memory import Memory
+    from tempos_broker.journal.memory import Entry
+
+    #: The event of a position; None: it is not there.
+    Read = Callable[[int], Entry | None]
 
 #: Events that one request is answered with, and that are looked for.
 MOST, LOOKED_AT = 64, 256
@@ -114,19 +118,20 @@ class Replays:
         self, topic: Topic, holder: Holder, wanted: Replay, fits: int, copies: list[bytes]
     ) -> tuple[Any, ...]:
         """How far it has come, whether there is more, what was not to be had, and the events in it."""
-        memory, spans = self._journals.before(topic.id, holder)
-        if memory is None:
+        slots, spans = self._journals.slots(topic.id), self._journals.before(topic.id, holder)
+        if not slots:
             return wanted.topic, wanted.after, False, 0, []
         if spans is None:
             # A life ago, while somebody was reading: where live events began for it only that one knew.
             text = f"nobody knows since when {holder.ip}:{holder.port} is a member of {topic.name!r}"
             raise Refused(Code.UNKNOWN_MEMBER, text, "")
-        stretch = Stretch(spans, memory.layout.slots)
-        index = stretch.behind(wanted.after) if wanted.after else _begin(memory, stretch, wanted)
+        read = partial(self._journals.read, topic.id)
+        stretch = Stretch(spans, slots)
+        index = stretch.behind(wanted.after) if wanted.after else _begin(read, stretch, wanted)
         numbers: list[int] = []
         gone, last = 0, min(len(stretch), index + LOOKED_AT)
         while index < last and len(numbers) < fits:
-            copy = _copy(memory, topic, stretch[index])
+            copy = _copy(read, topic, stretch[index])
             if copy is None:
                 gone += 1
             else:
@@ -139,7 +144,7 @@ class Replays:
         return wanted.topic, after, index < len(stretch), gone, numbers
 
 
-def _begin(memory: Memory, stretch: Stretch, wanted: Replay) -> int:
+def _begin(read: Read, stretch: Stretch, wanted: Replay) -> int:
     """The index of the first event that is wanted."""
     from tempos_broker.journal.memory import now
 
@@ -150,7 +155,7 @@ def _begin(memory: Memory, stretch: Stretch, wanted: Replay) -> int:
     low, high = index, len(stretch)
     while low < high:
         middle = (low + high) // 2
-        at = next(_times(memory, stretch, middle, high), None)
+        at = next(_times(read, stretch, middle, high), None)
         # What is gone was there before what is not.
         if at is None or at < since:
             low = middle + 1
@@ -159,15 +164,15 @@ def _begin(memory: Memory, stretch: Stretch, wanted: Replay) -> int:
     return low
 
 
-def _times(memory: Memory, stretch: Stretch, begin: int, end: int) -> Iterator[int]:
+def _times(read: Read, stretch: Stretch, begin: int, end: int) -> Iterator[int]:
     for index in range(begin, min(end, begin + _NEAR)):
-        if (entry := memory.read(stretch[index])) is not None:
+        if (entry := read(stretch[index])) is not None:
             yield entry.at_ns
 
 
-def _copy(memory: Memory, topic: Topic, position: int) -> bytes | None:
+def _copy(read: Read, topic: Topic, position: int) -> bytes | None:
     """An event as it is sent out of the journal; None: it is not to be had."""
-    entry = memory.read(position)
+    entry = read(position)
     if entry is None or entry.payload is None:
         return None
     if topic.framing is not Framing.EVENT:

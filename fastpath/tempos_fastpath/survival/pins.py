@@ -6,7 +6,7 @@
                                          counters pulse rows ports topics notes heard
                                          sources asked
                                          latency                                the same, where it is wanted
-                                         journal_ROW                            one that is being replaced
+                                         journal_ROW journal_ROW_N              those that are being replaced
                                          identity                               what layout they have
                                          xdp_MODE_IFINDEX                       one link per interface
                                          tc_IFINDEX                             the same, of the tc program
@@ -63,7 +63,8 @@ MAPS = (
 )
 #: Pinned only where latency is measured.
 LATENCY = "latency"
-#: And the row of a topic: its journal before the one in the map, until that has followed it.
+#: And the row of a topic: its journal before the one in the map, until that has followed it; later ones are
+#: numbered.
 _JOURNAL = "journal_"
 _IDENTITY = "identity"
 _FRESH = "_fresh"
@@ -175,20 +176,28 @@ class Pins:
             self.path(name).unlink(missing_ok=True)
 
     def put_journal(self, row: int, journal: Map) -> None:
-        """Have the journal that was a topic's so far outlive this process."""
-        self.put_map(f"{_JOURNAL}{row}", journal)
+        """Have what was a topic's journal outlive this process, beside what that had not taken over."""
+        older = len(self._former(row))
+        self.put_map(f"{_JOURNAL}{row}_{older}" if older else f"{_JOURNAL}{row}", journal)
 
     def journals(self) -> list[int]:
         """The rows whose former journals are there."""
-        rows = (path.name.removeprefix(_JOURNAL) for path in self._files(_JOURNAL))
-        return [int(row) for row in rows if row.isdecimal()]
+        rows = {path.name.split("_")[1] for path in self._files(_JOURNAL)}
+        return sorted(int(row) for row in rows if row.isdecimal())
 
-    def journal(self, row: int) -> Map:
-        """The former journal of that row; the caller closes it."""
-        return pinned_map(self.path(f"{_JOURNAL}{row}"))
+    def former_journals(self, row: int) -> list[Map]:
+        """The former journals of that row, the latest first; the caller closes them."""
+        return [pinned_map(path) for path in reversed(self._former(row))]
 
-    def drop_journal(self, row: int) -> None:
-        self.drop(f"{_JOURNAL}{row}")
+    def drop_journals(self, row: int) -> None:
+        for path in self._former(row):
+            self.drop(path.name)
+
+    def _former(self, row: int) -> list[Path]:
+        """The oldest first."""
+        name = f"{_JOURNAL}{row}"
+        found = [path for path in self._files(name) if path.name == name or path.name.startswith(f"{name}_")]
+        return sorted(found, key=lambda path: (len(path.name), path.name))
 
     def put_tracing(self, link: Link, name: str) -> None:
         """Pin what holds a tracing program, in place of the one that is there."""
