@@ -300,7 +300,9 @@ class Registry(Places):
                 self.holdings.short(lease, topic, Out.RIGHT)
                 return False
         try:
-            return self._join(topic, wanted, lease, now)
+            if joined := self._join(topic, wanted, lease, now):
+                lease.untold[topic.id] = topic
+            return joined
         except Refused as error:
             # One that is about to be no more is not missed.
             if error.code != Code.UNKNOWN_TOPIC:

@@ -13,6 +13,7 @@ import pytest
 from support.brokers import post
 
 from tempos import ControlRefused, LocalError, Publisher, Subscriber, Topic, blocking
+from tempos.session import ControlSession
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, Limits, TopicConfig
 from tempos_broker.paths import NoFastPath
@@ -95,6 +96,29 @@ async def test_a_filter_has_all_that_match_now_and_later_and_each_event_once() -
             assert (drained.ticketed, drained.lost) == (3 + 50 + 1, 0)
         topics = balanced(running)
         assert topics[PRESS]["groups"][0]["delivered"] == 1
+
+
+@pytest.mark.parametrize("framing", ["event", "raw"])
+async def test_what_came_of_a_topic_that_is_gone_before_anybody_heard_of_it_is_delivered(
+    framing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removed, or its member taken out, as soon as it was published to; it hears by heartbeats only."""
+    monkeypatch.setattr(ControlSession, "look", lambda session, now: None)
+    async with broker(lease=30.0, heartbeat=0.2) as running, subscriber(running, "plant/#") as sub:
+        for number in range(3):
+            made = await running.add_topic({"name": PRESS, "framing": framing, "id": 300 + number})
+            async with publisher(running) as pub:
+                for _ in range(5):
+                    await pub.publish(PRESS, b"x")
+            if number < 2:
+                await running.remove_topic(PRESS, drain=True, patience=LIMIT)
+            else:
+                place = ("127.0.0.1", sub.member.port)
+                drained = await running.drain(PRESS, "g", place, LIMIT)
+                assert (drained.ticketed, drained.confirmed) == (5, 5)
+            assert await taken(sub, 5) == Counter({(PRESS, made["id"]): 5})
+        assert (sub.stats.malformed, sub.stats.missed) == ({}, 0)
+        balanced(running)
 
 
 async def test_a_blocking_subscriber_has_filters_too_and_bad_ones_are_refused_at_once() -> None:

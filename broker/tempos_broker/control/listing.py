@@ -1,5 +1,6 @@
 """What a member is told of its memberships: what is new since the version that it knows, page by page.
 
+Who is out of a topic, and has not heard that it was in it, is told that first: it has what came meanwhile.
 An answer has as many rows as there is room for, the oldest news first, so that whoever names the version up
 to which it was told gets the next ones, and in the end all. Where the life of the broker is another one, all
 is new. ``count``, of how many topics it is a member in all, lets a member find out that it believes too much.
@@ -64,24 +65,30 @@ class Listing:
         for topic, at in lease.since(base) if lease is not None else ():
             known = self._registry.numbered(topic)
             state = lease.topics.get(topic) if lease is not None else None
-            if lease is not None and topic in lease.gone:
+            own = state.name if state is not None else None
+            is_out = lease is not None and topic in lease.gone
+            if is_out and lease is not None and known is not None and lease.has_not_heard_of(known):
+                own = wanted.group if (wanted := lease.wants(known.name)) is not None else None
+                is_out = own is None
+            if is_out and lease is not None:
                 name, why = lease.gone[topic]
                 out = (topic, name, *self._why(lease, name, why))
                 room -= len(packb(out))
                 if room >= 0:
                     gone.append(out)
-            elif known is not None and state is not None:
+            elif known is not None and own is not None and lease is not None:
                 if group is None:
-                    group = state.name
+                    group = own
                     room -= len(packb(group))
                 epoch = self._epoch(topic)
                 members = self._ledger.members(topic, epoch, holder)
                 row: tuple[Any, ...] = (topic, known.name, about(known), epoch, members)
-                row = row if state.name == group else (*row, state.name)
+                row = row if own == group else (*row, own)
                 named = (known.journal > 0) + known.retain + known.is_repaired + known.redeliver
                 room -= len(packb(row)) + len(packb(topic)) * named
                 if room >= 0:
                     rows.append(row)
+                    lease.untold.pop(topic, None)
                     if known.journal:
                         journals.append(topic)
                     if known.retain:
@@ -90,7 +97,7 @@ class Listing:
                         repaired.append(topic)
                     if known.redeliver:
                         redelivered.append(topic)
-            if room < 0:
+            if room < 0 or (state is None and own is not None):
                 more = True
                 break
             version = at

@@ -160,5 +160,6 @@ class Holdings:
         """Whatever there was to be told of a topic is over with."""
         lease.news.pop(topic, None)
         lease.gone.pop(topic, None)
+        lease.untold.pop(topic, None)
         if lease.missing.pop(topic, None) is not None:
             self.wants.miss_no_more(topic, lease)

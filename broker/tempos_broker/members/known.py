@@ -81,6 +81,8 @@ class Lease:
     gone: dict[int, tuple[str, str]] = field(default_factory=dict)
     #: When it came into one of them last, or went out of one.
     turned: int = 0
+    #: Topics that it was let into unasked, as they were then, as long as no answer has told it so.
+    untold: dict[int, Topic] = field(default_factory=dict)
 
     @property
     def endpoint(self) -> tuple[str, int]:
@@ -114,6 +116,11 @@ class Lease:
             self.turned = version
         self.news[topic] = version
 
+    def has_not_heard_of(self, topic: Topic) -> bool:
+        """Whether it was let into this very topic, and no answer has told it so."""
+        then = self.untold.get(topic.id)
+        return then is not None and (then.name, then.framing) == (topic.name, topic.framing)
+
     def since(self, version: int) -> Iterator[tuple[int, int]]:
         """What is to be told to who knows all up to ``version``: topics and their versions, oldest first."""
         new: list[tuple[int, int]] = []
@@ -127,6 +134,7 @@ class Lease:
         """Everything up to ``version`` has been told: what it is out of is over with."""
         for topic in [topic for topic in self.gone if self.news[topic] <= version]:
             del self.gone[topic], self.news[topic]
+            self.untold.pop(topic, None)
 
 
 @dataclass(slots=True)
