@@ -74,11 +74,14 @@ class Expiry:
         for topic, members in gone.items():
             for member in members:
                 topics.setdefault(member, []).append(topic)
+        together: dict[tuple[int, ...], list[str]] = {}
         for member, those in topics.items():
             if member.is_nobody:
                 self._nobody_came(those)
-                continue
-            self._routes.changes.lease_ended(str(member), map(self._routes.topic_name, those))
+            else:
+                together.setdefault(tuple(those), []).append(str(member))
+        for ended, told in together.items():
+            self._routes.changes.lease_ended(told, [*map(self._routes.topic_name, ended)])
         if gone:
             self._tasks.spawn(self._let_go(list(gone)), "expire members")
         self.schedule()

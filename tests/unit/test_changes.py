@@ -75,12 +75,28 @@ def test_one_moment_is_one_change_and_no_reader_misses_that_it_grew(changes: Cha
 
 
 def test_an_ended_lease_is_told_once(changes: Changes, caplog: pytest.LogCaptureFixture) -> None:
-    changes.lease_ended("10.0.2.2:1", ["a", "b"])
+    changes.lease_ended(["10.0.2.2:1"], ["a", "b"])
     for topic, why in (("a", Out.LEASE), ("b", "")):
         changes.route(topic, (group("work", 1),), (), lambda ip, port, why=why: why)  # type: ignore[misc]
     (only,) = changes.since()
     assert (only.kind, only.topics.first) == (Kind.LEASE, ["a", "b"])
     assert caplog.messages == ["topics a, b: the lease of 10.0.2.2:1 ended"]
+
+
+def test_whose_lease_ended_is_told_and_nobody_else(
+    changes: Changes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A crowd by one line; and of one that comes back and goes again it is not said that others went, too."""
+    crowd = [f"10.0.2.2:{port}" for port in range(1, 13)]
+    changes.lease_ended(crowd, ["a"])
+    for _ in range(2):
+        changes.lease_ended(crowd[:1], ["a"])
+    first, *again = caplog.messages
+    assert first.startswith("topic a: the leases of 10.0.2.2:1, 10.0.2.2:2,")
+    assert first.endswith("10.0.2.2:8 and 4 more ended")
+    assert again == ["topic a: the lease of 10.0.2.2:1 ended"] * 2
+    (only,) = changes.since()
+    assert (only.members.count, only.members.first) == (12, crowd[:8])
 
 
 def test_so_many_are_kept(changes: Changes, clock: Clock) -> None:

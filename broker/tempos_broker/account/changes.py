@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from enum import Enum
@@ -58,8 +58,15 @@ class Names:
     first: list[str] = field(default_factory=list)
     count: int = 0
 
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Names:
+        """All of these."""
+        return cls(list(names[:NAMED]), len(names))
+
     def add(self, name: str) -> None:
-        """One more."""
+        """One more, if it is not among the first already."""
+        if name in self.first:
+            return
         if len(self.first) < NAMED:
             self.first.append(name)
         self.count += 1
@@ -165,17 +172,16 @@ class Changes:
         for group, ip, port in [place for place in has if place not in had]:
             self._member(Kind.JOINED, logging.INFO, _JOINED, f"{ip}:{port}", group, topic)
 
-    def lease_ended(self, member: str, topics: Iterable[str]) -> None:
-        """Nothing was heard of a member of these topics for too long."""
-        for topic in topics:
-            self._member(Kind.LEASE, logging.WARNING, _LEASE, member, "", topic, quiet=True)
-        change = next(reversed(self._kept.values()), None)
-        if change is not None and change.kind is Kind.LEASE:
-            s = "s" * (change.topics.count > 1)
-            told = _fields(Kind.LEASE, member=member)
-            self._log.warning(
-                "topic%s %s: the lease of %s ended", s, change.topics, change.members, extra=told
-            )
+    def lease_ended(self, members: Sequence[str], topics: Sequence[str]) -> None:
+        """Nothing was heard of members of these topics for too long."""
+        for member in members:
+            for topic in topics:
+                self._member(Kind.LEASE, logging.WARNING, _LEASE, member, "", topic, quiet=True)
+        told = _fields(Kind.LEASE, member=members[0]) if len(members) == 1 else _fields(Kind.LEASE)
+        self._log.warning(
+            "topic%s %s: the lease%s of %s ended", "s" * (len(topics) > 1), Names.of(topics),
+            "s" * (len(members) > 1), Names.of(members), extra=told,
+        )  # fmt: skip
 
     def since(self, number: int = 0) -> Iterator[Change]:
         """Those that came, or grew, after the one of this number, the oldest first."""
