@@ -17,7 +17,7 @@ from support.brokers import WAYS, Node, get, post
 from support.silence import silenced
 from support.waiting import LIMIT
 
-from tempos import Event, Publisher, Subscriber, blocking
+from tempos import Event, LocalError, Publisher, Subscriber, blocking
 from tempos._awaitables import in_time
 
 pytest.importorskip("tempos_broker.shared", reason="the compiled helper is not built")
@@ -491,3 +491,23 @@ def test_the_command_tells_it(tmp_path: Path) -> None:
     assert row["body"] in ("one", "two")
     (stats,) = (line for line in done.stderr.splitlines() if line.startswith("{"))
     assert json.loads(stats)["stats"]["redelivered"] in (1, 2)
+
+
+@pytest.mark.parametrize("topic", ["orders", "wide"])
+async def test_a_request_whose_replier_dies_is_answered_by_the_next(tmp_path: Path, topic: str) -> None:
+    node = Redelivering(tmp_path)
+    with node.broker():
+        async with node.member(topic) as stays, node.publisher() as publisher:
+            victim = Worker(await node.member(topic).__aenter__(), 1)
+            asking = [asyncio.ensure_future(publisher.request(topic, b"%d" % n, LIMIT)) for n in range(10)]
+            for member in (victim, stays):
+                await until_received(member, 5)
+            await victim.kill()
+            for number in range(10):
+                event = await stays.next(LIMIT)
+                assert (event.is_request, event.is_redelivered) == (True, number >= 5)
+                await event.reply(event.body)
+            with pytest.raises(LocalError, match="answered already"):
+                event.reply(b"twice")
+            answers = [reply.body for reply in await asyncio.gather(*asking)]
+            assert answers == [b"%d" % n for n in range(10)]

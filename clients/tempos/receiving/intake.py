@@ -119,13 +119,13 @@ class Intake:
         #: Has what is missing sent again, for so many seconds.
         self.repairs = Repairer(repairer.check(repair, ordered=ordered), self.feeds, self.wake)
         self.inbox = self.repairs.inbox_of(queue, ordered=ordered) if inbox is None else inbox
+        #: The answers to requests.
+        self.replies = Replies(keys)
         #: Tells what was processed, and takes what others left behind.
-        self.redelivery = Redeliverer(self.feeds, self.inbox, self.wake)
+        self.redelivery = Redeliverer(self.feeds, self.inbox, self.wake, self.replies)
         #: Who comes in at the data socket, and to whom a proof is given that came by it: client, proof.
         self.doorman = Doorman()
         self.prove: Callable[[int, bytes, Callable[[], None]], bool] | None = None
-        #: The answers to requests.
-        self.replies = Replies(keys)
         #: Called before the broker is told what came, by who has more of it.
         self.before_report: Callable[[], None] | None = None
         #: Who waits for an event.

@@ -17,6 +17,8 @@ from tempos.receiving.inbox import Again, Event, Inbox, new_event
 from tempos.redelivery.asking import decode_again, decode_several, decode_waiting, handed_in
 from tempos.redelivery.processed import Processed
 from tempos.redelivery.taking import Copy, Lot
+from tempos.requests import envelope
+from tempos.requests.answer import Replies, RequestAgain
 from tempos.session.aside import Aside
 
 if TYPE_CHECKING:
@@ -39,12 +41,13 @@ _unpack_header = _abi.EVENT_HEADER.unpack_from
 
 
 class Redeliverer:
-    """``inbox``: what the consumer takes from. ``wake``: there are events."""
+    """``inbox``: what the consumer takes from; ``wake``: there are events; ``replies``: answers requests."""
 
-    def __init__(self, feeds: Feeds, inbox: Inbox, wake: Callable[[], None]) -> None:
+    def __init__(self, feeds: Feeds, inbox: Inbox, wake: Callable[[], None], replies: Replies) -> None:
         self._feeds = feeds
         self._inbox = inbox
         self._wake = wake
+        self._replies = replies
         self._noted: deque[Event | tuple[Any, ...]] = deque()
         # What waits from an account that is no more.
         self._stale = 0
@@ -181,7 +184,7 @@ class Redeliverer:
         known = self._processed.get(topic)
         if known is None:
             return
-        if type(entry) is Again:
+        if isinstance(entry, (Again, RequestAgain)):
             if entry.number is not None:
                 self._lots[topic].processed(entry.number)
             return
@@ -286,11 +289,11 @@ class Redeliverer:
         feed, now = self._feeds.get(topic), time.time_ns()
         room = self._inbox.limit - self._inbox.waiting
         useful: list[bool] = []
-        events: list[Again] = []
+        events: list[Again | RequestAgain] = []
         for number, copy in enumerate(copies, first):
             if len(events) >= room:
                 break
-            made = [] if feed is None else _events_in(feed, copy, now)
+            made = [] if feed is None else self._events_in(feed, copy, now)
             if made:
                 made[-1].number = number & _U32
                 events += made
@@ -302,29 +305,38 @@ class Redeliverer:
             self._wake()
         return useful
 
-
-def _events_in(feed: Feed, copy: Copy, now: int) -> list[Again]:
-    """What there is to process in a datagram."""
-    epoch, datagram = copy
-    if len(datagram) >= wire.HEADER_LEN and datagram[0] != _abi.WIDE and datagram[1] == _PLAIN:
-        _, _, _, _, publisher, sequence, _, sent_ns = _unpack_header(datagram)
-        fields = (
-            feed.name, feed.id, datagram[wire.HEADER_LEN :], publisher, sequence, None, epoch, sent_ns, now, 0
-        )  # fmt: skip
-        return [new_event(Again, fields)]
-    try:
-        event = wire.decode_event(datagram)
-    except WireError:
-        return []
-    if event.flags & _abi.FLAG_TRACE:
-        return []
-    return [
-        new_event(Again, (
-            feed.name, feed.id, bytes(body), event.publisher, (event.sequence + index) & _U32, None, epoch,
-            event.sent_ns, now, 0,
-        ))
-        for index, body in enumerate(event.bodies)
-    ]  # fmt: skip
+    def _events_in(self, feed: Feed, copy: Copy, now: int) -> Sequence[Again | RequestAgain]:
+        """What there is to process in a datagram."""
+        epoch, datagram = copy
+        if len(datagram) >= wire.HEADER_LEN and datagram[0] != _abi.WIDE and datagram[1] == _PLAIN:
+            _, _, _, _, publisher, sequence, _, sent_ns = _unpack_header(datagram)
+            fields = (
+                feed.name, feed.id, datagram[wire.HEADER_LEN :], publisher, sequence, None, epoch, sent_ns,
+                now, 0,
+            )  # fmt: skip
+            return [new_event(Again, fields)]
+        try:
+            event = wire.decode_event(datagram)
+        except WireError:
+            return []
+        if event.flags & _abi.FLAG_TRACE:
+            return []
+        if event.envelope is not None:
+            at = feed.body_at
+            if event.is_batch or not envelope.is_request(datagram, at):
+                return []
+            fields = (
+                feed.name, feed.id, bytes(event.bodies[0]), event.publisher, event.sequence, None, epoch,
+                event.sent_ns, now, 0,
+            )  # fmt: skip
+            return [self._replies.request_again(fields, datagram, at)]
+        return [
+            new_event(Again, (
+                feed.name, feed.id, bytes(body), event.publisher, (event.sequence + index) & _U32, None,
+                epoch, event.sent_ns, now, 0,
+            ))
+            for index, body in enumerate(event.bodies)
+        ]  # fmt: skip
 
 
 def _some(rows: list[Taking], most: int) -> Iterable[list[Taking]]:

@@ -16,6 +16,7 @@ import select
 import socket
 import time
 from collections.abc import Awaitable
+from typing import TypeVar
 
 from tempos import _abi, _sockets, wire
 from tempos._awaitables import DONE
@@ -51,6 +52,20 @@ class Request(Event):
         return self._replies.answer(self, body, _abi.KIND_ERROR)
 
 
+class RequestAgain(Request):
+    """One that another member was sent, and is not known to have processed: who asked may still wait."""
+
+    #: As :class:`Again` has it.
+    number: int | None = None
+
+    @property
+    def is_redelivered(self) -> bool:
+        return True
+
+
+RequestT = TypeVar("RequestT", bound=Request)
+
+
 class Replies:
     """The answers of one subscriber. ``requests`` came, ``sent`` and ``failed`` are answers to them."""
 
@@ -82,7 +97,14 @@ class Replies:
 
     def request(self, fields: tuple[object, ...], datagram: bytes, at: int) -> Request:
         """An event of these fields, whose envelope begins at byte ``at`` of the datagram."""
-        event: Request = tuple.__new__(Request, fields)
+        return self._request(tuple.__new__(Request, fields), datagram, at)
+
+    def request_again(self, fields: tuple[object, ...], datagram: bytes, at: int) -> RequestAgain:
+        """The same of one that is handed out again."""
+        self.requests += 1
+        return self._request(tuple.__new__(RequestAgain, fields), datagram, at)
+
+    def _request(self, event: RequestT, datagram: bytes, at: int) -> RequestT:
         event._replies, event._at, event._number, event._answered = self, at, self.requests, False
         event._head = datagram[: at + envelope.LENGTH]
         return event
