@@ -41,7 +41,7 @@ _BUILTIN = {
     "reload": "tempos.cli.ctl:register_reload",
     "completion": "tempos.cli.completion:register",
 }
-#: Daemons keep what they import for as long as they serve: not even the list of extensions is read for this one.
+#: Daemons keep what they import for as long as they serve: for this one no list of extensions is read.
 _DAEMONS = {"broker": "tempos_broker.command:broker"}
 
 _EXAMPLES = """\
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser_of(chosen: str) -> argparse.ArgumentParser:
-    """The parser of the ``chosen`` command; if there is none of that name, of all, and no extension is loaded."""
+    """The parser of the ``chosen`` command; if there is none of that name, of all, without extensions."""
     parser = argparse.ArgumentParser(
         prog="tempos",
         description="Publish and subscribe through a broker whose common case runs inside the Linux kernel.",
