@@ -85,7 +85,10 @@ class Journals:
     async def settle(self) -> None:
         """Nobody writes what was replaced: take over what fits of it. Until then nothing may change."""
         for topic, former in list(self._former.items()):
-            for each in former if (memory := self.of.get(topic)) is not None else ():
+            if (memory := self.of.get(topic)) is None:
+                # Dropped while others were waited for.
+                continue
+            for each in former:
                 # Half a second for a million events, so not on the event loop.
                 await asyncio.get_running_loop().run_in_executor(None, memory.follow, each)
             if self._former.get(topic) is former:
