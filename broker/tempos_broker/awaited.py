@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from tempos._awaitables import until_next
 from tempos._remarks import Remark
 from tempos.errors import one_line
 from tempos_broker.account.changes import Changes, Kind
@@ -98,7 +99,7 @@ class Awaited:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(until_next(EVERY))
             try:
                 self.look()
             except OSError as error:

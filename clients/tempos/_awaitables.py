@@ -6,11 +6,15 @@ The former can be awaited as often as one likes, and costs next to nothing.
 from __future__ import annotations
 
 import asyncio
+import random
 import types
 from collections.abc import Awaitable, Generator
 from typing import Any, TypeVar, cast
 
 _T = TypeVar("_T")
+
+#: Where the periods of this process begin: not where those of others on its machine do.
+_PHASE = random.random()
 
 
 async def in_time(awaited: Awaitable[_T], seconds: float | None) -> _T:
@@ -33,6 +37,16 @@ async def in_time(awaited: Awaitable[_T], seconds: float | None) -> _T:
         if future.cancelled():
             raise asyncio.TimeoutError
     return future.result()
+
+
+def until_next(period: float) -> float:
+    """Seconds until a period ends, at least half of one: all of a process end at the same moments.
+
+    Whoever looks at something every now and then waits so long. To wake up costs more than most looks do, so
+    those of one event loop are better had together.
+    """
+    left = period - (asyncio.get_running_loop().time() + _PHASE) % period
+    return left if left > period / 2 else left + period
 
 
 class Bell:

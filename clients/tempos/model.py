@@ -6,7 +6,7 @@ Broker, fast path and clients exchange these; none of them holds a reference to 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tempos._abi import JOURNAL_BYTES
@@ -210,11 +210,11 @@ class Member:
     mac: str | None = None
     source: str | None = None
     weight: int = 1
+    #: Whether nobody is there: nothing is sent, and what it is ticketed waits for the next member.
+    is_nobody: bool = field(init=False, repr=False, compare=False)
 
-    @property
-    def is_nobody(self) -> bool:
-        """Whether nobody is there: nothing is sent, and what it is ticketed waits for the next member."""
-        return self.ip.startswith(NOBODY)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_nobody", self.ip.startswith(NOBODY))
 
     def __str__(self) -> str:
         return f"{self.ip}:{self.port}"

@@ -23,7 +23,7 @@ from weakref import WeakValueDictionary
 
 from tempos import FastPathStatus, Path, PathChoice, Quality, Reason, Route, Topic, Unavailable
 from tempos._abi import Way
-from tempos._awaitables import Bell
+from tempos._awaitables import Bell, until_next
 from tempos._remarks import Remark
 from tempos._rows import Rows
 from tempos._slots import epoch_row
@@ -377,7 +377,7 @@ class Offload:
             return self._facts, self._judge(route, self._facts)
         if isinstance(there, Refusal):
             return self._facts, there
-        if lacking := self._lacking(there):
+        if lacking := self._facts.lacks(there):
             try:
                 await self._look_for(lacking)
             except Unavailable as error:
@@ -398,10 +398,6 @@ class Offload:
         means = Means(self._programs.native, no_broadcast, self._no_clone, self._port)
         return self._planner.plan(route, facts, means, self._left_out)
 
-    def _lacking(self, wanted: Iterable[Destination]) -> set[Destination]:
-        """Those that the facts have no way to, or none yet."""
-        return set(map(self._facts.key, wanted)) - self._facts.ways.keys()
-
     def _know(self, facts: Facts) -> bool:
         """Go by these facts from now on; whether they contradict those before."""
         before, self._facts = self._facts, facts
@@ -412,7 +408,7 @@ class Offload:
     async def _look_for(self, wanted: set[Destination]) -> None:
         """Have the facts of these destinations, too."""
         async with self._reading:
-            lacking = self._lacking(wanted)
+            lacking = self._facts.lacks(wanted)
             if not lacking:
                 return  # somebody asked before
             more = await self._in_thread(self._survey.extend, self._facts, lacking, self._port)
@@ -509,7 +505,7 @@ class Offload:
     async def _until_something(self) -> None:
         """Wait for a change, for something that programs have noticed, or until it is time."""
         for _ in range(round(_REFRESH / _ALERT)):
-            await self._changed.wait(_ALERT)
+            await self._changed.wait(until_next(_ALERT))
             await self._judge_sources()
             if self._changed.is_set() or self._programs.restless or self._losing():
                 return

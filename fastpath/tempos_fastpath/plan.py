@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from tempos import (
@@ -287,7 +288,8 @@ class Planner:
         if self._by is not None and self._by[0] is before:
             self._by = now, *self._by[1:]
             # What stood against a route may have been that something was not known.
-            self._known = {key: each for key, each in self._known.items() if isinstance(each[1], Plan)}
+            for key in [key for key, each in self._known.items() if isinstance(each[1], Refusal)]:
+                del self._known[key]
             self._last = (), None
 
     def knows(self, route: Route, facts: Facts) -> bool:
@@ -315,10 +317,18 @@ def _likeness(route: Route) -> _Likeness:
     )  # fmt: skip
 
 
-def towards(route: Route, tos: Mapping[Quality, int]) -> Iterator[Destination]:
-    """Where the events of a route go, with the mark of its class."""
+def _goes_on(before: Sequence[Group], groups: Sequence[Group]) -> bool:
+    """Whether the one group has the members that it had before, and then others: as where somebody comes."""
+    if len(before) != 1 or len(groups) != 1:
+        return False
+    known = before[0].members
+    return groups[0].members[: len(known)] == known
+
+
+def towards(route: Route, tos: Mapping[Quality, int], behind: int = 0) -> Iterator[Destination]:
+    """Where the events of a route go, with the mark of its class, ``behind`` so many of its members."""
     mark = tos.get(route.topic.quality, 0)
-    members = (member for group in route.groups for member in group.members)
+    members = islice((member for group in route.groups for member in group.members), behind, None)
     return (destination(member, mark) for member in members if not member.is_nobody)
 
 
@@ -395,18 +405,24 @@ class Wanted:
 
     def _towards(self, route: Route) -> _Towards:
         mark = self._tos.get(route.topic.quality, 0)
-        if self._last[0] is not route.groups or self._last[1] != mark:
-            there = tuple(towards(route, self._tos))
-            self._last = route.groups, mark, there, frozenset(there)
+        groups, before, known, every = self._last
+        if groups is not route.groups or before != mark:
+            if before != mark or not _goes_on(groups, route.groups):
+                known, every = (), _NOTHING
+            new = tuple(towards(route, self._tos, len(known)))
+            self._last = route.groups, mark, (*known, *new), every.union(new)
         return self._last
 
     def _legs_of(self, route: Route, plan: Plan) -> frozenset[_Leg]:
         last = self._towards(route)
         if self._last_legs[0] is not last or self._last_legs[1] is not plan.groups:
+            (groups, mark, before, _), hops, legs = self._last_legs
+            is_more = mark == last[1] and _goes_on(groups, route.groups)
+            known = len(before) if is_more and hops == (plan.hops[: len(before)],) else 0
             members = (member for group in route.groups for member in group.members)
-            ways = zip(members, last[2], plan.hops, strict=True)
-            legs = frozenset((there, hop.ifindex) for member, there, hop in ways if member.mac is None)
-            self._last_legs = last, plan.groups, legs
+            ways = islice(zip(members, last[2], plan.hops, strict=True), known, None)
+            new = ((there, hop.ifindex) for member, there, hop in ways if member.mac is None)
+            self._last_legs = last, plan.groups, (legs if known else _NOTHING).union(new)
         return self._last_legs[2]
 
     def destinations(self) -> set[Destination]:

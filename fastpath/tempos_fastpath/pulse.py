@@ -10,6 +10,7 @@ import asyncio
 import time
 from pathlib import Path
 
+from tempos._awaitables import until_next
 from tempos_bpf.maps import SharedArray
 from tempos_fastpath.layout import TAI_OFFSET_AT as _TAI_OFFSET_AT
 
@@ -34,7 +35,7 @@ class Pulse:
 
     def _beat(self) -> None:
         stamp(self._array, self._offset_ns)
-        self._timer = self._loop.call_later(self._period, self._beat)
+        self._timer = self._loop.call_later(until_next(self._period), self._beat)
 
 
 def stamp(array: SharedArray, offset_ns: int | None = None) -> None:

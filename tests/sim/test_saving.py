@@ -119,6 +119,7 @@ async def test_only_what_has_changed_is_written(
             async with written.held(5, 5):
                 client.ask("subscribe", topic="topic-5", group="h", port=client.port)
                 await client.answer()
+                assert written.all == [[5], [5]], "what it wants is written with its route"
             assert set(await written.rounds()) <= {5}
             # The first change of a topic in a life writes it whole: nothing of it was kept in mind.
             assert written.exported - before == 2

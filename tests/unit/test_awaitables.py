@@ -7,7 +7,8 @@ import asyncio
 import pytest
 from support.waiting import LIMIT
 
-from tempos._awaitables import Bell, in_time
+from tempos import _awaitables
+from tempos._awaitables import Bell, in_time, until_next
 
 
 @pytest.mark.parametrize("turns", range(6))
@@ -55,6 +56,27 @@ async def test_what_is_awaited_gives_its_result_its_error_or_is_cancelled_in_tim
     with pytest.raises(asyncio.TimeoutError):
         await in_time(hang(), 0)
     assert left.is_set(), "it has ended by then"
+
+
+def test_all_periods_end_at_the_same_moments_and_none_is_less_than_half_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Loop:
+        now = 0.0
+
+        def time(self) -> float:
+            return self.now
+
+    loop = Loop()
+    monkeypatch.setattr(_awaitables.asyncio, "get_running_loop", lambda: loop)
+    ends = set()
+    for step in range(100):
+        loop.now = 50.0 + step / 64
+        for period in (0.25, 0.5, 1.0):
+            wait = until_next(period)
+            assert period / 2 <= wait <= 1.5 * period
+            ends.add(round((loop.now + wait) * 4 + 4 * _awaitables._PHASE, 6))
+    assert all(each == round(each) for each in ends), "quarters of a second"
 
 
 async def test_a_bell_is_waited_for_with_a_limit_by_any_number_and_again_and_again() -> None:

@@ -80,6 +80,32 @@ async def test_who_comes_in_a_crowd_waits_longer_for_all_of_the_answer(
     await tasks.close()
 
 
+async def test_who_is_answered_before_all_is_in_force_is_so_once_what_it_wants_is_stored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(control_port, "ANSWER_BY", 0.0)
+    every: Any = Everything()
+    asked, stored = asyncio.Event(), asyncio.Event()
+
+    async def swap_all(topics: frozenset[int]) -> None:
+        await asyncio.Event().wait()
+
+    async def keep_wants() -> None:
+        asked.set()
+        await stored.wait()
+
+    every.swap_all, every.keep_wants = swap_all, keep_wants
+    tasks = Tasks()
+    port = ControlPort(every, every, every, tasks, fleet=every)
+    answered: asyncio.Queue[bytes] = asyncio.Queue()
+    port._receive(b"1", "10.0.0.1", None, lambda answer, member: answered.put_nowait(answer))
+    await in_time(asked.wait(), LIMIT)
+    assert answered.empty()
+    stored.set()
+    await in_time(answered.get(), LIMIT)
+    await tasks.close()
+
+
 async def test_a_copy_that_waited_behind_one_is_not_answered_again_until_nothing_waits() -> None:
     every: Any = Everything()
     every.settled.set()

@@ -16,8 +16,10 @@ from support.waiting import LIMIT
 from tempos import Unavailable
 from tempos.control import MAX_DATAGRAM
 from tempos.wire import AGAIN
+from tempos_broker.control import sockets
 from tempos_broker.control.sockets import (
     BUFFER,
+    IN_A_ROW,
     NOT_SENT,
     READ_BATCH,
     READ_TIME,
@@ -105,6 +107,44 @@ async def test_more_than_a_batch_is_read_with_a_turn_of_the_loop_in_between(dear
         await asyncio.wait_for(complete.wait(), LIMIT)
     assert seen == wanted
     assert turns == [1] if dear else 0 < turns[0] <= READ_BATCH
+
+
+@pytest.mark.parametrize("can_wait", [True, False, None])
+async def test_what_nobody_waits_for_gathers_where_much_of_it_comes(
+    can_wait: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever comes is soon after what came before, and what gathers is heard when the test says so.
+    monkeypatch.setattr(sockets, "GATHER", 3600.0)
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def receive(datagram: bytes, ip: str, asked: str | None, reply: Reply) -> bool | None:
+        heard.put_nowait(datagram)
+        return can_wait if datagram == b"renew" else False
+
+    async def hears(sock: socket.socket, datagram: bytes) -> None:
+        sock.send(datagram)
+        assert await asyncio.wait_for(heard.get(), LIMIT) == datagram
+
+    with (
+        closing(serving("127.0.0.1", receive, Counter())) as control,
+        client(*control.name) as sock,
+    ):
+        for _ in range(1 + IN_A_ROW):
+            await hears(sock, b"renew")
+        if not can_wait:
+            await hears(sock, b"renew")
+            return
+        assert not asyncio.get_running_loop().remove_reader(control._sock), "nothing is watched"
+        for datagram in (b"renew", b"join"):
+            sock.send(datagram)
+        # Somebody waits for an answer: what comes next is heard at once.
+        control._readable()
+        assert [heard.get_nowait() for _ in range(2)] == [b"renew", b"join"]
+        for _ in range(IN_A_ROW):
+            await hears(sock, b"renew")
+        # When nothing has gathered it is watched again, too.
+        control._readable()
+        await hears(sock, b"renew")
 
 
 async def test_of_what_is_larger_than_any_request_only_so_much_is_read_as_shows_it() -> None:

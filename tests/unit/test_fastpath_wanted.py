@@ -19,6 +19,7 @@ TOS = {Quality.SQ: 46 << 2}
 MEMBERS = [Member(f"10.0.0.{last}", 7000) for last in range(2, 7)]
 GATEWAY = "10.0.0.254"
 TOLD = replace(MEMBERS[0], mac="02:12:12:12:12:12", port=7001)
+COMING = [*MEMBERS[:2], TOLD, *MEMBERS[2:]]
 ETH = Interface(2, "eth0", "02:00:00:00:00:02", 1500, up=True, ethernet=True, takes_redirects=True)
 #: The last has no way there, of the one before no MAC is known, and two go by one gateway.
 FACTS = Facts(
@@ -48,7 +49,11 @@ def neighbours(plans: dict[int, tuple[Route, Plan | Refusal]], facts: Facts) -> 
     return used
 
 
-members = st.lists(st.sampled_from([*MEMBERS, TOLD]), min_size=1, max_size=3, unique=True)
+members = st.one_of(
+    st.lists(st.sampled_from([*MEMBERS, TOLD]), min_size=1, max_size=3, unique=True),
+    # Those that come one after the other.
+    st.integers(1, 5).map(lambda count: COMING[:count]),
+)
 groups = st.lists(members, max_size=2).map(
     lambda found: tuple(Group(f"g{number}", tuple(each)) for number, each in enumerate(found))
 )
@@ -78,3 +83,36 @@ def test_what_is_kept_is_what_looking_at_all_finds(steps: list[Route | int], mov
     moved = dict(list(FACTS.ways.items())[moves:])
     for facts in (FACTS, replace(FACTS, ways=moved)):
         assert wanted.neighbours(facts) == neighbours(wanted.plans, facts)
+
+
+#: By another interface.
+OTHERS = replace(
+    FACTS,
+    interfaces={2: ETH, 3: replace(ETH, index=3, name="eth1")},
+    ways={towards: replace(way, ifindex=3) for towards, way in FACTS.ways.items()},
+    neighbours={(3, ip): mac for (_, ip), mac in FACTS.neighbours.items()},
+)  # fmt: skip
+
+
+@given(st.lists(st.tuples(members, st.sampled_from([FACTS, OTHERS])), min_size=2, max_size=6))
+def test_who_comes_and_goes_in_one_group_is_asked_about_and_nobody_else(
+    steps: list[tuple[list[Member], Facts]],
+) -> None:
+    wanted = Wanted(TOS)
+    for found, facts in steps:
+        route = Route(Topic(1, "t"), 1, (Group("g", tuple(found)),))
+        wanted.want(route)
+        wanted.planned(route, plan_route(route, facts, Means(native=True), TOS))
+        assert wanted.destinations() == set(towards(route, TOS))
+        assert wanted.neighbours(facts) == neighbours(wanted.plans, facts)
+
+
+@given(st.lists(members), st.sampled_from([0, TOS[Quality.SQ]]), st.booleans(), st.integers(0, 12))
+def test_what_facts_lack_is_what_has_no_way_under_its_key(
+    found: list[list[Member]], tos: int, by_port: bool, known: int
+) -> None:
+    facts = replace(FACTS, by_port=by_port)
+    ways = {facts.key(towards): way for towards, way in list(FACTS.ways.items())[:known]}
+    facts = replace(facts, ways=ways)
+    there = [destination(member, tos) for some in found for member in some]
+    assert facts.lacks(there) == {facts.key(each) for each in there} - facts.ways.keys()

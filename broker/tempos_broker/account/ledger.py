@@ -196,7 +196,8 @@ class Ledger:
     def members(self, topic: int, epoch: int, holder: Holder) -> int:
         """How many members the group of a holder has in an open epoch; 0 if it is in none."""
         groups = self._open(topic).get(epoch, ())
-        return next((at.of for at in self._positions.find(topic, epoch, groups, None, holder)), 0)
+        at = self._positions.find(topic, epoch, groups, holder)
+        return 0 if at is None else at.of
 
     def opened(
         self, topic: int, epoch: int, groups: Iterable[tuple[str, Sequence[Holder]]], now: float
@@ -372,8 +373,11 @@ class Ledger:
             return 0
         ticketed = 0
         for epoch, groups in state.open if isinstance(state, Quiet) else state.open.items():
-            for at in self._positions.find(topic, epoch, groups, group, holder):
-                ticketed += share(self.tickets(topic, epoch, at.group), at.place, at.of)
+            for number, (name, _) in enumerate(groups):
+                # Of nothing nobody has a share, whoever is where.
+                if name == group and (drawn := self.tickets(topic, epoch, number)):
+                    at = self._positions.of(topic, epoch, groups, number, holder)
+                    ticketed += 0 if at is None else share(drawn, at.place, at.of)
         return ticketed
 
     def _held(self, topic: int, group: str, account: Account, epoch: int) -> bool:

@@ -5,7 +5,6 @@ Every heartbeat asks for it, and a group may have hundreds of members.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 from tempos_broker.account.accounts import Holder
@@ -16,9 +15,8 @@ _FEW = 8
 
 
 class Position(NamedTuple):
-    """Of a holder: its group's number in the route, its own in the group, and of how many."""
+    """Of a holder in its group: its number, and of how many."""
 
-    group: int
     place: int
     of: int
 
@@ -29,19 +27,19 @@ class Positions:
     def __init__(self) -> None:
         self._known: dict[int, dict[int, dict[tuple[int, Holder], int]]] = {}
 
-    def find(
-        self, topic: int, epoch: int, groups: Groups, name: str | None, holder: Holder
-    ) -> Iterator[Position]:
-        """Where a holder is in the groups of this name (None: of any), which the epoch was opened with."""
-        for number, (each, holders) in enumerate(groups):
-            if name is not None and each != name:
-                continue
-            if len(holders) <= _FEW:
-                index = holders.index(holder) if holder in holders else None
-            else:
-                index = self._indices(topic, epoch, groups).get((number, holder))
-            if index is not None:
-                yield Position(number, index, len(holders))
+    def find(self, topic: int, epoch: int, groups: Groups, holder: Holder) -> Position | None:
+        """Where a holder is in the groups that the epoch was opened with, if it is in any."""
+        found = (self.of(topic, epoch, groups, number, holder) for number in range(len(groups)))
+        return next(filter(None, found), None)
+
+    def of(self, topic: int, epoch: int, groups: Groups, number: int, holder: Holder) -> Position | None:
+        """Where a holder is in the group of this number, if it is in it."""
+        holders = groups[number][1]
+        if len(holders) <= _FEW:
+            index = holders.index(holder) if holder in holders else None
+        else:
+            index = self._indices(topic, epoch, groups).get((number, holder))
+        return None if index is None else Position(index, len(holders))
 
     def forget(self, topic: int, epoch: int | None = None) -> None:
         """An epoch is closed, or all that is known of a topic holds no more."""

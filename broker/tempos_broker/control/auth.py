@@ -20,8 +20,8 @@ from __future__ import annotations
 import heapq
 import ipaddress
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 from tempos import WireError, auth
 from tempos.auth import Key, Signed
@@ -37,8 +37,7 @@ NONCES_PER_SECOND, MAX_NONCES = 200, 1 << 17
 _ADDRESSES = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
+class Caller(NamedTuple):
     """Who asks. ``client`` None: somebody who may ask unsigned, and everything."""
 
     ip: str
@@ -102,8 +101,7 @@ class Denied(Exception):
         self.addressee = addressee
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """A datagram that may be served: the plain request inside, and how to sign the reply, if at all."""
 
     caller: Caller

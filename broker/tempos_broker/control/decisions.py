@@ -1,10 +1,13 @@
-"""What a control datagram led to, as values: how its answer goes back, and what it will say."""
+"""What a control datagram led to, as values: how its answer goes back, and what it will say.
+
+What each request makes several of is a named tuple, which is made in a fraction of the time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tempos import DATA_PORT, Topic
 from tempos.control import Asked, Code, Request
@@ -13,8 +16,7 @@ from tempos_broker.control.auth import Admitted, Caller
 from tempos_broker.membership import Refused
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(NamedTuple):
     """How an answer goes back: to which request, of whom, in how many bytes before it is signed.
 
     ``asked``: the address of ours that the request was sent to; None: that is not known. ``op``: what for.
@@ -122,8 +124,7 @@ class Copies:
     via: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What a control datagram led to: swap the routes of the ``changed`` topics, then render the answer.
 
     ``joining``: topics that match a filter, to be joined some at a time. ``proving``: what is to be repeated

@@ -48,6 +48,8 @@ LOOK_BY = 0.3
 COPY_WITHIN, COPIES = 5.0, 1 << 14
 #: Seconds after which others are, whichever broker of the fleet has not heard of it by then.
 SETTLED_BY = 1.0
+#: What members ask for again and again, whenever it is answered.
+_RENEWS = "heartbeat"
 #: Answers to those that are members, or were a moment ago.
 _MEMBERS = (Joined, Listed, Renewed, Drained)
 #: In ``replies``: what is to be proved with could not be sent to the endpoint.
@@ -110,10 +112,11 @@ class ControlPort:
         for each in self._sockets:
             each.close()
 
-    def _hear(self, datagram: bytes, ip: str, asked: str | None, reply: Reply) -> None:
+    def _hear(self, datagram: bytes, ip: str, asked: str | None, reply: Reply) -> bool:
         """:meth:`_receive` what has waited in a socket; of copies that wait behind each other, one.
 
-        Who is kept waiting repeats itself: were each copy answered a crowd would wait ever longer.
+        Who is kept waiting repeats itself: were each copy answered a crowd would wait ever longer. Gives
+        whether nobody waits for the answer.
         """
         same, now = hash((ip, asked, datagram)), time.monotonic()
         if now - self._heard_since > COPY_WITHIN or len(self._heard) >= COPIES:
@@ -122,21 +125,24 @@ class ControlPort:
         if (op := self._heard.get(same)) is not None:
             # It counts, and changes nothing.
             self._control.served[op] += 1
-        elif op := self._receive(datagram, ip, asked, reply):
+            return op == _RENEWS
+        op, has_copies = self._receive(datagram, ip, asked, reply)
+        if has_copies:
             self._heard[same] = op
+        return op == _RENEWS
 
-    def _receive(self, datagram: bytes, ip: str, asked: str | None, reply: Reply) -> str:
-        """What it asks for, if a copy of it asks for nothing else; else ""."""
+    def _receive(self, datagram: bytes, ip: str, asked: str | None, reply: Reply) -> tuple[str, bool]:
+        """What it asks for ("": that is not known), and whether a copy of it asks for nothing else."""
         if self._resends is not None and datagram.startswith(AGAIN):
             self._resends.again(datagram, ip)
-            return ""
-        if (way := self._same.get((ip, asked, datagram))) is not None:
+            return "", False
+        if self._same and (way := self._same.get((ip, asked, datagram))) is not None:
             # It counts, and changes nothing.
             self._control.served[way.op] += 1
-            return way.op
+            return way.op, True
         decision = self._control.receive_datagram(datagram, ip, time.monotonic(), asked)
         if decision is None:
-            return ""
+            return "", False
         if decision.proving is not None:
             self._have_proved(decision.proving)
         if decision.copies is not None:
@@ -148,14 +154,14 @@ class ControlPort:
             # Whoever asks again while that is under way is answered when it is done, once.
             if request in self._under_way:
                 self._control.pass_over(decision)
-                return _copied(decision)
+                return decision.way.op, _has_copies(decision)
             self._under_way.add(request)
             self._begin(partial(self._carry_out, decision, reply), decision.way, datagram)
         elif self._is_awaited(decision):
             self._begin(partial(self._answer_when_come, decision, reply), decision.way, datagram)
         else:
             self._answer(decision, reply)
-        return _copied(decision)
+        return decision.way.op, _has_copies(decision)
 
     def _have_proved(self, proving: Proving) -> None:
         assert self._say is not None, "who asks for proofs says by what they are sent"
@@ -213,6 +219,8 @@ class ControlPort:
             # Of very many memberships whoever asked is told those that are in force by now, and asks on.
             by = CROWD_BY if len(self._under_way) > CROWD else ANSWER_BY
             await asyncio.wait({work}, timeout=by if isinstance(decision.answer, Listed) else None)
+            if not work.done():
+                await self._routes.keep_wants()
             if not work.done() or work.exception() is None:
                 self._answer(decision, reply)
             await work
@@ -222,12 +230,13 @@ class ControlPort:
 
     async def _put_in_force(self, decision: Decision) -> None:
         noted = 0 if self._fleet is None else self._fleet.noted
-        await self._routes.keep_wants()
         await self._routes.swap_all(decision.changed)
         for changed in self._control.joins(decision):
             await self._routes.swap_all(changed)
             # Whatever waits has its turn before the next ones are joined.
             await asyncio.sleep(0)
+        # A swap that was due has it stored with its epoch.
+        await self._routes.keep_wants()
         self._expiry.schedule()
         if self._fleet is not None:
             # A member that drains asks again soon, and drains everywhere.
@@ -240,8 +249,8 @@ class ControlPort:
             reply(answer, member=told.member if isinstance(told, Done) else isinstance(told, _MEMBERS))
 
 
-def _copied(decision: Decision) -> str:
-    """What is asked for, where copies ask for the same: what is signed has none, and refusals are counted."""
+def _has_copies(decision: Decision) -> bool:
+    """Whether copies ask for the same: what is signed has none, and refusals are counted."""
     answer, way = decision.answer, decision.way
     is_refused = isinstance(answer, Refusal) and answer.code != Code.PROVE
-    return "" if way.admitted.key is not None or is_refused else way.op
+    return way.admitted.key is None and not is_refused and way.op != ""

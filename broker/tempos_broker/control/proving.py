@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from tempos.control import Code, Request
 from tempos.session.proof import encode
 from tempos.wire import IP_UDP_OVERHEAD
@@ -40,4 +38,4 @@ def unproven(
     room = way.room - len(datagram) - IP_UDP_OVERHEAD
     hint = "repeat it as 'proof'; if nothing comes, a firewall or NAT is in the way"
     proving = Proving(datagram, (holder.ip, holder.port), registry.leaves_from(holder.ip, asked))
-    return Decision(replace(way, room=room), Refusal(Code.PROVE, text, hint), proving=proving)
+    return Decision(way._replace(room=room), Refusal(Code.PROVE, text, hint), proving=proving)

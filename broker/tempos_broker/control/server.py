@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from tempos import Topic
@@ -217,7 +218,7 @@ class ControlServer:
                 self._tell(error.code, way.caller, str(error))
             return Decision(way, Refusal(error.code, str(error), error.hint), left)
         self.served[request.op] += 1
-        return replace(decision, changed=decision.changed | left) if left else decision
+        return decision._replace(changed=decision.changed | left) if left else decision
 
     def _time_by(self, config: ControlConfig) -> None:
         lease, heartbeat = round(config.lease * 1000), round(config.heartbeat * 1000)
@@ -500,9 +501,9 @@ class ControlServer:
     def _listen_for(self, holder: Holder) -> frozenset[int]:
         """Notice whether events reach a member; its counts are booked. Topics that it is taken out of."""
         lease = self._registry.lease_of(holder)
-        places = self._registry.places(holder)[:LOOKED_AT]
         if lease is None:
             return frozenset()
+        places = [(topic, state.name) for topic, state in islice(lease.topics.items(), LOOKED_AT)]
         lease.progress.needed = self._beats
         changed = lease.progress.beat(*self._ledger.progress(holder, places))
         if changed:

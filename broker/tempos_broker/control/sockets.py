@@ -8,7 +8,8 @@ Rules: a few datagrams at a wake-up, and for a short time, then the loop goes on
 nothing that a stranger sends raises; an answer that the kernel does not take at once is counted and not
 kept, for clients ask again. What goes to an address on the link that nobody has waits there for seconds, and
 a stranger may ask in the name of many: so where much waits each address gets few answers, and members have
-room of their own.
+room of their own. Heartbeats that come one upon the other, whose answers nobody waits for, gather for a
+moment, and are a few wake-ups of the loop.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ BUFFER = 4 << 20
 #: Datagrams read at one wake-up, and seconds after which none is begun any more: the dearest request that
 #: fits a datagram takes most of a millisecond.
 READ_BATCH, READ_TIME = 16, 0.0005
+#: Seconds within which so many wake-ups follow each other where what comes is left to gather for so long.
+GATHER, IN_A_ROW = 0.002, 3
 #: Bytes read of a datagram: as many as an event can have that a publisher sends again.
 _READ = 0xFFFF
 #: Bytes asked of the kernel for answers that wait.
@@ -61,8 +64,8 @@ class Reply(Protocol):
 
 
 #: A request, the address that it comes from, the one of ours that it was sent to (None: that is not told),
-#: and the way back.
-Receive = Callable[[bytes, str, "str | None", Reply], None]
+#: and the way back. Gives whether nobody waits for the answer.
+Receive = Callable[[bytes, str, "str | None", Reply], "bool | None"]
 
 
 class _Room:
@@ -115,8 +118,12 @@ class ControlSocket:
         self._unsent = unsent
         self._log = Sparingly(log, time.monotonic)
         self._loop: asyncio.AbstractEventLoop | None = None
-        # When nothing was left in it last.
-        self._emptied = float("-inf")
+        # When nothing was left in it last; when it was read last, and how often in a row so soon after the
+        # time before; whether nobody waits for what was read then (None: nothing was).
+        self._emptied = self._read_at = float("-inf")
+        self._in_a_row = 0
+        self._can_wait: bool | None = None
+        self._gathering: asyncio.TimerHandle | None = None
         #: None: it has them all, and the kernel tells to which a request was sent.
         self._address = None if ip == addresses.ANY else ip
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -162,16 +169,33 @@ class ControlSocket:
         if self._sock.fileno() >= 0:
             if self._loop is not None:
                 self._loop.remove_reader(self._sock.fileno())
+            if self._gathering is not None:
+                self._gathering.cancel()
             self._sock.close()
 
     def _readable(self) -> None:
+        began = time.monotonic()
+        follows = self._gathering is not None or began - self._read_at < GATHER
         # That may have taken too long for another look.
-        if self._read_some() or self._is_empty():
+        is_empty = self._read_some(began) or self._is_empty()
+        if is_empty:
             self._when_emptied()
+        self._read_at = time.monotonic()
+        self._in_a_row = self._in_a_row + 1 if follows and self._can_wait else 0
+        if self._loop is not None and self._sock.fileno() >= 0:
+            self._gather(self._loop, more=is_empty and self._in_a_row >= IN_A_ROW)
 
-    def _read_some(self) -> bool:
+    def _gather(self, loop: asyncio.AbstractEventLoop, *, more: bool) -> None:
+        """Leave what comes alone for a moment, or (not ``more``) hear it as it comes."""
+        if more and self._gathering is None:
+            loop.remove_reader(self._sock.fileno())
+        elif not more and self._gathering is not None:
+            self.serve()
+        self._gathering = loop.call_later(GATHER, self._readable) if more else None
+
+    def _read_some(self, now: float) -> bool:
         """Whether it was found that nothing is left."""
-        until = time.monotonic() + READ_TIME
+        until, self._can_wait = now + READ_TIME, None
         for count in range(READ_BATCH):
             if count and time.monotonic() > until:
                 return False
@@ -190,7 +214,8 @@ class ControlSocket:
                 # Enough to see that it is larger than any request.
                 datagram = datagram[: MAX_DATAGRAM + 1]
             asked = addresses.destination(ancillary) if self._asks else self._address
-            self._receive(datagram, sender[0], asked, partial(self._send, sender, asked))
+            can_wait = self._receive(datagram, sender[0], asked, partial(self._send, sender, asked))
+            self._can_wait = bool(can_wait) and self._can_wait is not False
         return False
 
     def _send(self, to: tuple[str, int], asked: str | None, answer: bytes, *, member: bool = False) -> None:

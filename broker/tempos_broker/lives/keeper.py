@@ -25,6 +25,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from tempos import Reason, Route
+from tempos._awaitables import until_next
 from tempos._remarks import Remark
 from tempos._rows import Rows
 from tempos.errors import one_line
@@ -226,7 +227,7 @@ class Keeper:
     async def keep_saving(self) -> None:
         """Write down what changes, until cancelled: about once a second, a slice at a time."""
         while self._store is not None:
-            await asyncio.gather(asyncio.sleep(SAVE_EVERY), self._save_moved())
+            await asyncio.gather(asyncio.sleep(until_next(SAVE_EVERY)), self._save_moved())
 
     async def _save_moved(self) -> None:
         try:
@@ -524,9 +525,11 @@ class Keeper:
         return things
 
     async def keep_wants(self) -> None:
-        """Write down what leases want, where that changed."""
+        """Write down what leases want, where that changed; return once what was being written of it is."""
         if self._registry.holdings.wants.changed:
             await self._write([])
+        elif self._store is not None:
+            await self._store.written()
 
     def forget(self, topic: int) -> None:
         """The topic is no more; another one of that id is written whole first."""

@@ -41,6 +41,12 @@ class Known:
 
 def difference(old: Groups, new: Groups) -> list[list[Any]]:
     """What makes ``new`` of ``old``, as JSON values: of each group its name, who is gone, who came."""
+    known = [len(holders) for _, holders in old] + [0] * (len(new) - len(old))
+    places = list(zip(new, known, strict=False))
+    if [(name, holders[:count]) for (name, holders), count in places[: len(old)]] == list(old):
+        # Somebody came, and all others are where they were.
+        return [[name, [], list(map(list, holders[count:]))]
+                for (name, holders), count in places if len(holders) > count]  # fmt: skip
     before, after = dict(old), dict(new)
     rows = []
     for name, holders in old:

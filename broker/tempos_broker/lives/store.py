@@ -180,6 +180,11 @@ class Store:
             self._gathered.add(change)
         return await asyncio.shield(writing)
 
+    async def written(self) -> None:
+        """Return once nothing is being written that was asked for by now."""
+        if self._writing is not None and not self._writing.done():
+            await asyncio.wait([self._writing])
+
     async def _write_gathered(self, before: asyncio.Task[bool] | None) -> bool:
         if before is not None:
             await asyncio.wait([before])

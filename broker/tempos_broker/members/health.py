@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from tempos import GroupOptions, Member, Topic
-from tempos._awaitables import in_time
+from tempos._awaitables import in_time, until_next
 from tempos._remarks import Remark
 from tempos._sockets import NO_WAY
 from tempos.errors import one_line
@@ -248,7 +248,7 @@ class Health:
                 self._trouble.gone()
             except Exception as error:  # noqa: BLE001 - logged in full; it must not end the watch
                 self._trouble(f"the health of members could not be seen: {one_line(error)}", trace=True)
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(until_next(EVERY))
 
     def look(self) -> None:
         """Once: probe what is due, and take out or let in who has changed."""

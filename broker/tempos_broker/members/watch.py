@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from tempos._awaitables import Bell
+from tempos._awaitables import Bell, until_next
 from tempos._remarks import Remark
 from tempos.errors import one_line
 from tempos_broker.account.changes import Changes, Kind
@@ -138,8 +138,10 @@ class Watch:
         self._woken.set()
 
     async def _run(self) -> None:
+        looked = -math.inf
         while True:
-            await self._woken.wait(EVERY)
+            if await self._woken.wait(until_next(EVERY)):
+                await asyncio.sleep(max(0.0, looked + APART - time.monotonic()))
             self._woken.clear()
             full, self._full = self._full, False
             try:
@@ -152,7 +154,7 @@ class Watch:
             except Exception as error:  # noqa: BLE001 - logged in full; it must not end the watch
                 self._settled = None
                 self._trouble(f"members could not be looked after: {one_line(error)}", trace=True)
-            await asyncio.sleep(APART)
+            looked = time.monotonic()
 
     async def _look(self, full: bool) -> None:
         assert self._neighbours is not None, "else nothing looks"

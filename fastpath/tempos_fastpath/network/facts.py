@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, fields
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -117,6 +117,14 @@ class Facts:
         if self.by_port or not towards.port:
             return towards
         return Destination(towards.ip, towards.source, 0, towards.tos)
+
+    def lacks(self, wanted: Iterable[Destination]) -> set[Destination]:
+        """What ``ways`` would have those under that no way to is known, nor that there is none."""
+        ways = self.ways
+        if self.by_port:
+            return {each for each in wanted if each not in ways}
+        # There may be thousands, of which most are known: looked for without making a key of each.
+        return {self.key(each) for each in wanted if (each.ip, each.source, 0, each.tos) not in ways}
 
     def way_to(self, towards: Destination) -> Way | None:
         """The way to there, as far as it is known."""
