@@ -241,3 +241,55 @@ def test_whatever_lacks_an_answer_leaves_room_to_ask_for_it() -> None:
     told = core.look(2.0)
     assert told
     assert sum(len(each.datagram) + 28 for each in told) <= len(datagram) - answer
+
+
+def test_what_is_known_of_a_publisher_stays_known_where_its_journal_is_given_another_size() -> None:
+    memory = pytest.importorskip("tempos_broker.journal.memory")
+
+    def made(events: int) -> Any:
+        layout = JournalLayout.of(events, 64)
+        descriptor = memory.make(layout)
+        try:
+            return memory.Memory(descriptor, layout)
+        finally:
+            os.close(descriptor)
+
+    def put(epoch: int, *numbers: int) -> None:
+        for number in numbers:
+            journals[7].put(epoch, [drawn[0]], wire.encode_event(7, 5, number, 0, b""))
+            drawn[0] += 1
+
+    def ask() -> tuple[int, int, list[int]]:
+        datagram = Asked(9, None).request(5, [Confirm(7, 0, 60, 0, 0)])
+        way = Way(Admitted(Caller("10.0.0.1"), datagram), 1, len(datagram))
+        decision = core.request(decode_request(datagram), way, clock[0] / 1e9)
+        assert isinstance(decision.answer, Done)
+        ((_, certain, upto, lacking),) = decision.answer.fields["confirmed"]
+        return certain, upto, lacking
+
+    topic = Topic(7, "t", Quality.SQ, journal=4096)
+    registry: Any = SimpleNamespace(numbered=lambda number: topic)
+    journals, drawn, clock = {7: made(64)}, [0], [10**9]
+    journals[7].begin(1, 0)
+    core = Resends(
+        registry, journals, lambda topic, epoch: drawn[0], has_members=lambda topic: True,
+        forward=lambda topic, payload: True, is_waiting=lambda topic: False,
+        refuses=lambda topic, ip: False, clock_ns=lambda: clock[0],
+    )  # fmt: skip
+    core.opened(7, 1, journals[7].first(1))
+    ask()
+    put(1, *range(50))
+    clock[0] += 10**9
+    assert ask() == (1000, 50, [])
+    former, journals[7] = journals[7], made(4096)
+    journals[7].continue_from(former)
+    put(1, *range(50, 60))
+    # Until all has been taken over nobody reads, and nothing is doubted for that.
+    clock[0] += 10**9
+    core.look(clock[0] / 1e9)
+    assert ask() == (2000, 50, [])
+    journals[7].follow(former)
+    journals[7].begin(2, drawn[0])
+    core.opened(7, 2, journals[7].first(2))
+    clock[0] += 10**9
+    assert ask() == (3000, 60, [])

@@ -147,7 +147,10 @@ class Resends:
         if memory is None or not first:
             self._topics.pop(topic, None)
             return
-        if known is None or known.scan.memory is not memory:
+        if known is not None and known.scan.memory.identity == memory.identity:
+            # In another size by now, maybe: it has what the one before had, where that was.
+            known.scan.memory = memory
+        else:
             fresh = known is None and memory.is_new
             known = self._topics[topic] = _Topic(Scan(memory, fresh=fresh))
         known.scan.opened(epoch, first, self._drawn(topic, epoch), self._clock_ns())
@@ -200,8 +203,8 @@ class Resends:
             return [row.topic, Unkept.NO_JOURNAL]
         if not self._has_members(row.topic):
             return [row.topic, Unkept.NO_MEMBER]
-        if self._journals[row.topic] is not known.scan.memory:
-            # It has another size by now; the next epoch brings it.
+        is_read = self._is_read(row.topic, known)
+        if not is_read and publisher not in known.publishers:
             return [row.topic, 0, row.lowest, []]
         followed = self._follow(row.topic, known, publisher, row.lowest, now)
         if followed is None:
@@ -212,8 +215,9 @@ class Resends:
         followed.began = round((self._when(row.since) or 0.0) * 1e9) if row.since else 0
         seen = followed.seen
         seen.raise_to(row.lowest)
-        self._advance(row.topic, known, now)
-        seen.told(row.numbered, now)
+        if is_read:
+            self._advance(row.topic, known, now)
+            seen.told(row.numbered, now)
         upto, lacking = seen.next, []
         room -= 40
         for gap in seen.gaps:
@@ -223,6 +227,10 @@ class Resends:
                 break
             lacking += [gap.first, gap.end - gap.first]
         return [row.topic, self._certain(known, followed), upto, lacking]
+
+    def _is_read(self, topic: int, known: _Topic) -> bool:
+        """Whether what comes is written where it is read: another size is read from the next epoch on."""
+        return self._journals.get(topic) is known.scan.memory
 
     def _certain(self, known: _Topic, followed: _Followed) -> int:
         """For how many ms it is known what came of a publisher; all: if that is since before it began."""
@@ -284,7 +292,7 @@ class Resends:
         """Read on, take what waits, and ask for what lacks."""
         lacking: list[Lacking] = []
         for topic, known in self._topics.items():
-            if not known.scan.is_reading:
+            if not known.scan.is_reading or not self._is_read(topic, known):
                 continue
             self._let_go(known, now)
             self._advance(topic, known, now)
@@ -351,7 +359,7 @@ class Resends:
         known = self._topics.get(again.topic)
         publisher, sequence = named(again.payload)
         followed = known.publishers.get(publisher) if known is not None else None
-        if known is None or followed is None or self._journals.get(again.topic) is not known.scan.memory:
+        if known is None or followed is None or not self._is_read(again.topic, known):
             self.outcomes["not asked for"] += 1
             return
         seen, memory = followed.seen, known.scan.memory
