@@ -28,6 +28,9 @@ class Offsets:
 
     def set(self, topic: int, wanted: Mapping[Reason, int], now: Mapping[Reason, int]) -> None:
         """From here on the topic's counters go on from ``wanted``; ``now`` is what they say themselves."""
+        if not wanted and not now:
+            self._of.pop(topic, None)
+            return
         offsets = {
             reason: offset
             for reason in {*wanted, *now}

@@ -179,11 +179,11 @@ class FastPath(Protocol):
         """
         ...
 
-    async def install(self, route: Route) -> PathChoice:
-        """Make ``route`` the kernel's route of its topic, or remove it where the kernel cannot carry it.
+    async def install_all(self, routes: Sequence[Route]) -> Sequence[PathChoice]:
+        """Make each the kernel's route of its topic, or remove it where the kernel cannot carry it.
 
-        When this returns, no packet uses an older route of the topic any more. Never blocks the event
-        loop and never raises for what the network does: the choice says what happened.
+        Each is of another topic. When this returns, no packet uses an older route of them any more. Never
+        blocks the event loop and never raises for what the network does: the choices say what happened.
         """
         ...
 
@@ -398,9 +398,10 @@ class NoFastPath:
         # What went wrong in full stands with the fast path.
         raise Unavailable(self._reason.partition(":")[0])
 
-    async def install(self, route: Route) -> PathChoice:
-        self._adopted.pop(route.topic.id, None)
-        return self._choice
+    async def install_all(self, routes: Sequence[Route]) -> Sequence[PathChoice]:
+        for route in routes:
+            self._adopted.pop(route.topic.id, None)
+        return [self._choice] * len(routes)
 
     async def withdraw(self, topic: int) -> None:
         self._adopted.pop(topic, None)

@@ -13,7 +13,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import compress
 from typing import NamedTuple
 
 from tempos import Group, Path, PathChoice, PathPolicy, Route, Topic
@@ -30,12 +29,12 @@ from tempos_broker.paths import FastPath
 from tempos_broker.redelivery.desk import Redelivery
 from tempos_broker.repair.desk import Desk
 from tempos_broker.state import TopicState
-from tempos_broker.tasks import Tasks, whole
+from tempos_broker.tasks import Tasks, first_to_fail, whole
 from tempos_broker.topics.locks import KeyedLocks
 from tempos_broker.worker.slowpaths import SlowPaths
 
-#: Topics that are taken up at a time when the broker starts.
-TOGETHER = 256
+#: Topics that are taken up at a time when the broker starts, and how often that at the same time.
+TOGETHER, BESIDE = 256, 2
 
 NO_MEMBER = PathChoice(Path.SLOW, "the topic has no member")
 SAID_SLOW = PathChoice(Path.SLOW, "a command says path = slow")
@@ -130,7 +129,7 @@ class Routes:
             if moved or state.version != self._registry.version(topic):
                 await whole(self._swap(state))
             elif renew:
-                self._chosen(state, await self._install(state, state.route))
+                self._chosen(state, *await self._install_all([(state, state.route)]))
 
     async def _swap(self, *states: TopicState) -> None:
         """Give these held topics routes of their present groups, all together."""
@@ -166,7 +165,7 @@ class Routes:
             if state is None or state.route.topic.name != topic.name:
                 return False
             state.moved = None if policy is state.route.topic.policy else policy
-            self._chosen(state, await self._install(state, state.route))
+            self._chosen(state, *await self._install_all([(state, state.route)]))
             return True
 
     async def keep_wants(self) -> None:
@@ -213,10 +212,12 @@ class Routes:
             self._open(each)
         keeper, topics = self._past.keeper, [each.route.topic.id for each in swaps]
         await keeper.opening([each.route for each in swaps])
-        choices = await self._install_all(swaps)
+        choices = await self._install_all([(each.state, each.route) for each in swaps])
         await self._slow.swap(*(each.route for each in swaps))
+        now = time.monotonic()
         for each, choice in zip(swaps, choices, strict=True):
-            self._close_former(each, choice)
+            self._close_former(each, choice, now)
+        self._ledger.settle(now - self.lease, now - ASKS_AGAIN)
         if self._redelivery is not None:
             await self._redelivery.keep(*topics)
         # The slot of the epoch after this one may be reset only once its old tickets are stored.
@@ -238,10 +239,10 @@ class Routes:
         self._ledger.opened(topic, route.epoch, holders, time.monotonic())
         self._past.counting.opened(route)
 
-    def _close_former(self, new: Next, choice: PathChoice) -> None:
+    def _close_former(self, new: Next, choice: PathChoice, now: float) -> None:
         """A route is in force, and both paths have let go of the one before: its tickets are final."""
         state, route, holders = new
-        topic, before, now = route.topic.id, state.route, time.monotonic()
+        topic, before = route.topic.id, state.route
         tickets, journals = self._past.tickets, self._slow.journals
         if journals.keeps(topic):
             journals.ended(topic, before.epoch, tickets.read(topic, before.epoch, 0))
@@ -250,7 +251,6 @@ class Routes:
             self._repairs.closed(before)
         if self._redelivery is not None:
             self._redelivery.closed(topic, before.epoch, len(before.groups))
-        self._ledger.settle(now - self.lease, now - ASKS_AGAIN)
         self._ledger.in_force(topic, now)
         gone, come = unlike(before.groups, route.groups)
         self._enter(state, route, gone, come)
@@ -322,24 +322,30 @@ class Routes:
     async def resume_all(self) -> None:
         """Take every topic up, many at a time: what waits for kernel and disk waits together."""
         topics = list(self.states)
-        for first in range(0, len(topics), TOGETHER):
-            await self._resume(topics[first : first + TOGETHER])
+        slices = (topics[first : first + TOGETHER] for first in range(0, len(topics), TOGETHER))
+
+        async def one_by_one() -> None:
+            for some in slices:
+                await self._resume(some)
+
+        with self._registry.same_sources():
+            # While some wait there is something to do for the next.
+            await first_to_fail(*(one_by_one() for _ in range(BESIDE)))
 
     async def _resume(self, topics: Sequence[int]) -> None:
         """Take up topics where the former life left them, as far as that is known; each gets its route.
 
         Nobody is served yet who could ask for another one, so none of them need be held.
         """
-        with self._registry.same_sources():
-            known = {topic: memory for topic in topics if (memory := self._recall(topic)) is not None}
-            await self._take_up(topics, known)
-            # Counters are read in one go: calls by the thousand beside threads of the kernel's take seconds.
-            self._past.recount(known)
-            self._past.begin_anew(*(topic for topic in topics if topic not in known))
-            for topic in topics:
-                self._let_in(topic, known=topic in known)
-            if due := [self.states[topic] for topic in topics if self.is_due(topic)]:
-                await whole(self._swap(*due))
+        known = {topic: memory for topic in topics if (memory := self._recall(topic)) is not None}
+        await self._take_up(topics, known)
+        # Counters are read in one go: calls by the thousand beside threads of the kernel's take seconds.
+        self._past.recount(known)
+        self._past.begin_anew(*(topic for topic in topics if topic not in known))
+        for topic in topics:
+            self._let_in(topic, known=topic in known)
+        if due := [self.states[topic] for topic in topics if self.is_due(topic)]:
+            await whole(self._swap(*due))
 
     def _recall(self, topic: int) -> Remembered | None:
         """Take up a topic's account and members, as far as they are known; its route is nobody's yet."""
@@ -408,7 +414,7 @@ class Routes:
 
     async def _go_on(self, former: Sequence[tuple[Next, bool]]) -> None:
         """Have the former life's routes in force on both paths."""
-        choices = await self._install_all([each for each, _ in former])
+        choices = await self._install_all([(each.state, each.route) for each, _ in former])
         for (each, _), choice in zip(former, choices, strict=True):
             self._chosen(each.state, choice)
         await self._slow.swap(*(each.route for each, _ in former))
@@ -449,29 +455,37 @@ class Routes:
 
     # --- which path -------------------------------------------------------------------------
 
-    async def _install_all(self, swaps: Sequence[Next]) -> list[PathChoice]:
-        """:meth:`_install` of each; the kernel is waited for once."""
-        asks = [self._asks_kernel(each.state) for each in swaps]
-        waiting = (self._install(each.state, each.route) for each in compress(swaps, asks))
-        found = iter(await asyncio.gather(*waiting))
-        return [next(found) if ask else _said_slow(each.state) for each, ask in zip(swaps, asks, strict=True)]
+    async def _install_all(self, swaps: Sequence[tuple[TopicState, Route]]) -> list[PathChoice]:
+        """Have these routes in the kernel, each of another topic, or none where it is not to have one.
+
+        It is waited for once.
+        """
+        out: list[int] = []
+        wanted: dict[int, Route] = {}
+        choices: list[PathChoice | None] = []
+        for state, route in swaps:
+            topic = route.topic.id
+            if state.policy is PathPolicy.SLOW:
+                choices.append(_said_slow(state))
+                if self._asks_kernel(state):
+                    out.append(topic)
+            elif not route.groups:
+                choices.append(NO_MEMBER)
+                out.append(topic)
+            else:
+                choices.append(None)
+                if state.moved is not None:
+                    route = replace(route, topic=replace(route.topic, policy=state.moved))
+                wanted[topic] = route
+        withdrawn = asyncio.gather(*map(self._fast.withdraw, out))
+        found = iter(await self._fast.install_all(list(wanted.values())) if wanted else ())
+        await withdrawn
+        return [next(found) if each is None else each for each in choices]
 
     def _asks_kernel(self, state: TopicState) -> bool:
         """Whether a topic's route may be the kernel's, or one is there: of a former life, move or reload."""
         is_there = state.choice is not None and state.choice.path is Path.FAST
         return state.policy is not PathPolicy.SLOW or is_there or state.route.topic.id in self._fast.adopted()
-
-    async def _install(self, state: TopicState, route: Route) -> PathChoice:
-        if state.policy is PathPolicy.SLOW:
-            if self._asks_kernel(state):
-                await self._fast.withdraw(route.topic.id)
-            return _said_slow(state)
-        if not route.groups:
-            await self._fast.withdraw(route.topic.id)
-            return NO_MEMBER
-        if state.moved is not None:
-            route = replace(route, topic=replace(route.topic, policy=state.moved))
-        return await self._fast.install(route)
 
     def _chosen(self, state: TopicState, choice: PathChoice) -> None:
         if choice != state.choice:

@@ -74,11 +74,11 @@ class Table:
     path: str
     values: dict[str, Any]
     names: Mapping[str, str] = field(default_factory=lambda: _NO_NAMES)
-    #: The keys that stand there, sound or not, where that is known; all others have their defaults.
+    #: The keys that say anything, sound or not, where that is known; all others have their defaults.
     said: AbstractSet[str] | None = None
 
     def says(self, *keys: str) -> bool:
-        """Whether any of these keys may stand there."""
+        """Whether any of these keys may say anything but its default."""
         return self.said is None or not self.said.isdisjoint(keys)
 
     def get(self, key: str) -> Any:
@@ -106,21 +106,27 @@ class Faults:
         self.add(path, f"is {show(value)}{f', {why}' if why else ''}; allowed: {allowed}")
 
 
-def read_table(value: object, path: str, keys: Keys, faults: Faults) -> Table:
-    """Check one table against its keys."""
-    return _Reader(keys).read(value, path, faults)
+def read_table(value: object, path: str, keys: Keys, faults: Faults, *, shared: bool = False) -> Table:
+    """Check one table against its keys.
+
+    ``shared``: what is the same object in several tables is read once, and has the path of the first: where
+    there is any fault then, read all again without.
+    """
+    return _Reader(keys, shared=shared).read(value, path, faults)
 
 
 class _Reader:
     """Reads tables of one kind, of which a file may hold thousands.
 
-    What one before had under a key, the same object, which cannot change, is read as the same.
+    What one before had under a key, the same object, which cannot change, is read as the same; where tables
+    are ``shared``, also what can.
     """
 
-    __slots__ = ("_below", "_defaults", "_keys", "_rest", "_seen")
+    __slots__ = ("_below", "_defaults", "_keys", "_rest", "_seen", "_shared")
 
-    def __init__(self, keys: Keys) -> None:
+    def __init__(self, keys: Keys, *, shared: bool) -> None:
         self._keys = keys
+        self._shared = shared
         self._defaults: dict[str, Any] = {}
         #: What is missing where it does not stand there, or is a table whose own defaults hold.
         self._rest: list[tuple[str, Key]] = []
@@ -151,10 +157,13 @@ class _Reader:
                 )
             elif item == [] and key.many and not key.least:
                 values[name] = ()
+                seen[name] = item, ()
             elif key.many or not isinstance(key.holds, Kind):
                 # Of what is faulty as a whole there is nothing.
                 values.pop(name, None)
                 values.update(self._read(item, name, join(path, name), key, faults))
+                if self._shared and name in values:
+                    seen[name] = item, values[name]
             else:
                 # Nearly all keys of thousands of tables are so: no path is made that no fault names.
                 try:
@@ -172,13 +181,17 @@ class _Reader:
                 faults.add(join(path, name), f"is missing; allowed: {_allowed(key)}")
             elif not isinstance(key.holds, Kind):
                 values[name] = self._reader(name, key.holds).read({}, join(path, name), faults)
-        return Table(path, values, said=value.keys())
+        defaults = self._defaults
+        said = {
+            name for name in value if name not in values or values[name] is not defaults.get(name, REQUIRED)
+        }
+        return Table(path, values, said=said)
 
     def _reader(self, name: str, keys: Keys) -> _Reader:
         """What reads the tables under a key."""
         found = self._below.get(name)
         if found is None:
-            found = self._below[name] = _Reader(keys)
+            found = self._below[name] = _Reader(keys, shared=self._shared)
         return found
 
     def _read(self, value: object, name: str, path: str, key: Key, faults: Faults) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,8 @@ _WHERE = re.compile(
 )
 #: Characters from which on a text is read by tables; lines, and texts, that are known at a time.
 LARGE, RECURRING = 64 * 1024, 1024
+#: Lines at the beginning of a table that are its own, as a rule: id and name.
+OWN = 2
 _HEADER = re.compile(r"^[ \t]*\[\[(?P<name>[A-Za-z0-9_-]+)\]\]", re.M)
 #: Says that a line is the header of a table inside another.
 _INNER = object()
@@ -56,11 +58,15 @@ def read_text(path: str | os.PathLike[str], read: Callable[[Path], bytes] | None
         raise ConfigError([f"{name}: line {line}: byte 0x{byte:02x} is no UTF-8; allowed: UTF-8"]) from None
 
 
-def document(text: str, name: str) -> dict[str, Any]:
-    """The document in a text; ``name`` stands for the file in the fault. Raises as :func:`read_text` does."""
+def document(text: str, name: str, *, shared: bool = False) -> dict[str, Any]:
+    """The document in a text; ``name`` stands for the file in the fault. Raises as :func:`read_text` does.
+
+    ``shared``: what several tables of a large text say may be the same lists and tables, of which none is to
+    be changed.
+    """
     toml = _toml_parser()
     try:
-        tables: dict[str, Any] = _by_pieces(text, toml) or toml.loads(text)
+        tables: dict[str, Any] = _by_pieces(text, toml, shared=shared) or toml.loads(text)
     except toml.TOMLDecodeError as error:
         raise ConfigError([f"{name}: {_syntax(str(error), text)}"]) from None
     except (ValueError, RecursionError) as error:
@@ -69,7 +75,7 @@ def document(text: str, name: str) -> dict[str, Any]:
     return tables
 
 
-def _by_pieces(text: str, toml: ModuleType) -> dict[str, Any] | None:
+def _by_pieces(text: str, toml: ModuleType, *, shared: bool = False) -> dict[str, Any] | None:
     """The document in a large text that ends in one array of tables, read a table at a time.
 
     Read at once, thousands of tables take tens of megabytes that the process may never give back: a text of
@@ -83,7 +89,7 @@ def _by_pieces(text: str, toml: ModuleType) -> dict[str, Any] | None:
     if not headers:
         return None
     name, places = headers[0]["name"], [each.start() for each in headers]
-    lines = _Lines(name, toml)
+    lines = _Lines(name, toml, shared=shared)
     tables: list[Any] = []
     try:
         document: dict[str, Any] = toml.loads(text[: places[0]])
@@ -104,20 +110,43 @@ class _Lines:
     """Reads tables of one name; where each line says one thing by itself, lines that recur but once.
 
     Of thousands of tables nearly all lines are those of another one, and what they say is one object.
+    ``shared``: also what all lines say that follow the :data:`OWN` first ones, tables inside included.
     """
 
-    def __init__(self, name: str, toml: ModuleType) -> None:
-        self._name, self._toml = name, toml
+    def __init__(self, name: str, toml: ModuleType, *, shared: bool) -> None:
+        self._name, self._toml, self._shares = name, toml, shared
         self._inner = re.compile(rf"\[\[{name}\.([A-Za-z0-9_-]+)\]\]")
         #: What a line says: a key and its value, a key and ``_INNER``, or no key: nothing.
         self._known: dict[str, tuple[str, Any]] = {}
         self._texts: dict[str, str] = {}
+        #: What the rest of a table says; None: it is not so simple, or wrong.
+        self._rests: dict[str, dict[str, Any] | None] = {}
 
     def table(self, text: str) -> dict[str, Any] | None:
         """The table in a text that begins with its header; None: it is not so simple, or wrong."""
-        header, *lines = text.split("\n")
+        header, *lines = text.split("\n", OWN + 1 if self._shares else -1)
         if header.strip(" \t") != f"[[{self._name}]]":
             return None
+        if not self._shares or len(lines) <= OWN:
+            return self._said(lines)
+        *own, rest = lines
+        table = self._said(own)
+        if table is None:
+            return None
+        if any(type(value) is list for value in table.values()):
+            return self._said(text.split("\n")[1:])
+        if rest not in self._rests:
+            if len(self._rests) >= RECURRING:
+                self._rests.clear()
+            self._rests[rest] = self._said(rest.split("\n"))
+        more = self._rests[rest]
+        if more is None or not table.keys().isdisjoint(more):
+            return None
+        table.update(more)
+        return table
+
+    def _said(self, lines: Sequence[str]) -> dict[str, Any] | None:
+        """What lines say that follow the header of a table; None: as above."""
         table: dict[str, Any] = {}
         into = table
         inner: set[str] = set()

@@ -6,7 +6,9 @@
 #ifndef TEMPOS_LIBBPF_MAPS_H
 #define TEMPOS_LIBBPF_MAPS_H
 
+#include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
@@ -62,6 +64,69 @@ static int tempos_map_update(int fd, const void *key, const void *value, __u64 f
 static int tempos_map_update_batch(int fd, const void *keys, const void *values, __u32 *count)
 {
 	return bpf_map_update_batch(fd, keys, values, count, NULL);
+}
+
+/*
+ * Has at each of `count` keys of a map of maps a new array of one element, which is the key's value of `size`
+ * bytes; returns when no program uses what stood there before. `fds` is scratch for so many. Where it fails, some
+ * of the first may be set.
+ */
+static int tempos_map_put_arrays(int fd, const char *name, __u32 size, __u32 count, const void *keys,
+				 const char *values, int *fds)
+{
+	const __u32 only = 0;
+	__u32 made = 0, set = count;
+	int error = 0;
+
+	while (made < count && !error) {
+		int array = bpf_map_create(BPF_MAP_TYPE_ARRAY, name, sizeof(only), size, 1, NULL);
+
+		if (array < 0) {
+			error = array;
+			break;
+		}
+		fds[made] = array;
+		error = bpf_map_update_elem(array, &only, values + (size_t)made++ * size, BPF_ANY);
+	}
+	if (!error && count == 1)
+		error = bpf_map_update_elem(fd, keys, fds, BPF_ANY);
+	else if (!error)
+		error = bpf_map_update_batch(fd, keys, fds, &set, NULL);
+	while (made)
+		close(fds[--made]);
+	return error;
+}
+
+/*
+ * The first element, of `size` bytes, of the arrays that stand at `count` keys of a map of maps; `found`: of each
+ * key whether one stands there.
+ */
+static int tempos_map_first_values(int fd, __u32 size, __u32 count, const __u32 *keys, char *values, char *found)
+{
+	const __u32 first = 0;
+
+	for (__u32 at = 0; at < count; at++) {
+		struct tempos_map_info info;
+		__u32 id;
+		int array, error = bpf_map_lookup_elem(fd, keys + at, &id);
+
+		found[at] = !error;
+		if (error == -ENOENT)
+			continue;
+		if (error)
+			return error;
+		array = bpf_map_get_fd_by_id(id);
+		if (array < 0)
+			return array;
+		error = tempos_map_info(array, &info);
+		if (!error)
+			error = info.value_size == size ? bpf_map_lookup_elem(array, &first, values + (size_t)at * size)
+							: -EINVAL;
+		close(array);
+		if (error)
+			return error;
+	}
+	return 0;
 }
 
 /* The key after `key`, or the first for NULL; -ENOENT after the last. */

@@ -187,6 +187,35 @@ class Map:
         result = lib.tempos_map_update_batch(self._fd, ffi.from_buffer(keys), ffi.from_buffer(values), count)
         check(result, f"cannot set {len(entries)} keys in map {self.name}")
 
+    def put_arrays(self, name: str, entries: Sequence[tuple[int, bytes]]) -> None:
+        """Of a map of maps: at each key a new array of that ``name``, whose one element this is, by one call.
+
+        All are of the same length. Where that fails, some of the first may be set.
+        """
+        keys = b"".join(self._key(key) for key, _ in entries)
+        values, count = [value for _, value in entries], len(entries)
+        if len({*map(len, values)}) > 1:
+            raise LocalError(f"map {self.name}: the values are not of the same length")
+        data, scratch = b"".join(values), ffi.new("int[]", count)
+        size, keys, data = len(values[0]), ffi.from_buffer(keys), ffi.from_buffer(data)
+        result = lib.tempos_map_put_arrays(self._fd, name.encode()[:15], size, count, keys, data, scratch)
+        check(result, f"cannot set {count} keys in map {self.name}")
+
+    def first_values(self, keys: Sequence[int], size: int) -> list[bytes | None]:
+        """Of a map of maps: the first element, of ``size`` bytes, of the array at each key; None: no array.
+
+        By one call. Needs CAP_SYS_ADMIN.
+        """
+        count = len(keys)
+        values, found = ffi.new("char[]", count * size), ffi.new("char[]", count)
+        result = lib.tempos_map_first_values(
+            self._fd, size, count, ffi.new("__u32[]", list(keys)), values, found
+        )
+        check(result, f"cannot read {count} keys of map {self.name}")
+        data = ffi.buffer(values)
+        there = enumerate(ffi.buffer(found)[:])
+        return [data[at * size : (at + 1) * size] if is_there else None for at, is_there in there]
+
     def delete(self, key: int | bytes) -> bool:
         """Remove ``key``; False if it was not there."""
         result = lib.tempos_map_delete(self._fd, ffi.from_buffer(self._key(key)))

@@ -57,6 +57,7 @@ class Drops:
                     with contextlib.suppress(Unavailable):
                         share[name] = stack.enter_context(pinned_map(pins.path(name)))
             self._object = BpfObject(OBJECT, rodata, {**share, **{name: maps[name] for name in _SHARED}})
+        self._refusals: Mapping[tuple[int, int], int] = {}
         self._links: list[Link] = []
         try:
             for name in PROGRAMS:
@@ -112,6 +113,15 @@ class Drops:
             if code in TAKES_NONE and ifindex:
                 found[ifindex, code] = int.from_bytes(drops.lookup(key) or b"", sys.byteorder)
         return found
+
+    def refused_anew(self) -> dict[int, str]:
+        """Interfaces, by index, that took none of some frames since the last time, and the errno's name."""
+        before, self._refusals = self._refusals, self.refusals()
+        return {
+            ifindex: errno.errorcode.get(code, str(code))
+            for (ifindex, code), frames in self._refusals.items()
+            if frames > before.get((ifindex, code), 0)
+        }
 
     def close(self) -> None:
         """Let go of programs and maps; those that are pinned go on. Safe to call twice."""

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -33,6 +33,12 @@ from tempos_fastpath.layout import (
     encode_route,
 )
 from tempos_fastpath.plan import Plan
+
+#: What a map with one route is called.
+_ROUTE = "route"
+#: Routes that one call reads, a megabyte of large ones; and that one call puts there: each takes a descriptor
+#: until it is over.
+_READ_AT_ONCE = _PUT_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +104,18 @@ class _Held(NamedTuple):
 
 @dataclass(slots=True)
 class _Swap:
-    """A route on its way: ``inner`` where it is not in force already."""
+    """A route on its way into its table, and why it did not get there."""
 
     topic: int
     claim: Claim
     held: _Held
     value: bytes
-    inner: Map | None = None
     error: BpfError | None = None
 
     @property
-    def entry(self) -> tuple[int, Map]:
-        """What is to stand in the table, and where."""
-        assert self.inner is not None, "what is in force already is not put there"
-        return self.held.row, self.inner
+    def entry(self) -> tuple[int, bytes]:
+        """Where in the table it is to stand, and what."""
+        return self.held.row, self.value
 
 
 class KernelRoutes:
@@ -139,28 +143,35 @@ class KernelRoutes:
             if ifindex:
                 self._slots.setdefault(ifindex, slot)
         found: dict[int, HeldRoute] = {}
-        for topic, row in rows.items():
-            small = self._small.inner(row) if topic >= NARROW else None
-            if small is not None and self._large.lookup(row) is not None:
-                # A swap that a kill cut short: what is not in force must never be.
-                self._large.delete(row)
-            inner = small or self._large.inner(row)
-            if inner is None:
-                continue
-            with inner:
-                value = inner.lookup(0)
-            assert value is not None, "an array has all its keys"
+        for topic, small, value in self._in_force(rows):
             route = decode_route(value)
             if not route.topic:
                 # The broker before that was ended as it stopped.
                 continue
             found[topic] = route
-            if found[topic].topic != topic:
-                raise Unavailable(f"the route of topic {topic} is that of topic {found[topic].topic}")
-            self._uses.put(topic, found[topic].slots)
-            self._held[topic] = _Held(row, small is not None, _digest(value))
+            if route.topic != topic:
+                raise Unavailable(f"the route of topic {topic} is that of topic {route.topic}")
+            self._uses.put(topic, route.slots)
+            self._held[topic] = _Held(rows[topic], small, _digest(value))
         self._fanouts.adopt({topic: held for topic, held in found.items() if held.way is Way.BROADCAST})
         return {topic: held.epoch for topic, held in found.items()}
+
+    def _in_force(self, rows: Mapping[int, int]) -> Iterator[tuple[int, bool, bytes]]:
+        """Topics that have a route, whether that is a small one, and the route."""
+        topics = list(rows)
+        for some in (topics[first : first + _READ_AT_ONCE] for first in range(0, len(topics), _READ_AT_ONCE)):
+            wide = [topic for topic in some if topic >= NARROW]
+            values = self._small.first_values([rows[topic] for topic in wide], SMALL_ROUTE_SIZE)
+            small = dict(zip(wide, values, strict=True))
+            large = self._large.first_values([rows[topic] for topic in some], ROUTE_SIZE)
+            for topic, value in zip(some, large, strict=True):
+                if (little := small.get(topic)) is not None:
+                    if value is not None:
+                        # A swap that a kill cut short: what is not in force must never be.
+                        self._large.delete(rows[topic])
+                    yield topic, True, little
+                elif value is not None:
+                    yield topic, False, value
 
     def clear(self) -> None:
         """Take every route out, known or not."""
@@ -214,19 +225,20 @@ class KernelRoutes:
         Each is of another topic.
         """
         swaps: list[_Swap | Unavailable] = []
+        new: dict[bool, list[_Swap]] = {True: [], False: []}
         filled: set[tuple[int, int]] = set()
-        with contextlib.ExitStack() as stack:
-            for plan, claim in entries:
-                try:
-                    swap = self._prepare(plan, claim, filled)
-                    if swap.held != self._held.get(plan.topic):
-                        swap.inner = stack.enter_context(_route_map(swap.value))
-                    swaps.append(swap)
-                except Unavailable as error:
-                    swaps.append(error)
-            new = [each for each in swaps if isinstance(each, _Swap) and each.inner is not None]
-            for small in (True, False):
-                self._put(small, [each for each in new if each.held.small == small])
+        for plan, claim in entries:
+            try:
+                swap = self._prepare(plan, claim, filled)
+            except Unavailable as error:
+                swaps.append(error)
+                continue
+            swaps.append(swap)
+            if swap.held != self._held.get(plan.topic):
+                new[swap.held.small].append(swap)
+        for small, some in new.items():
+            for first in range(0, len(some), _PUT_AT_ONCE):
+                self._put(small, some[first : first + _PUT_AT_ONCE])
         return [each if isinstance(each, Unavailable) else self._settle(each) for each in swaps]
 
     def _prepare(self, plan: Plan, claim: Claim, filled: set[tuple[int, int]]) -> _Swap:
@@ -243,17 +255,15 @@ class KernelRoutes:
         return _Swap(plan.topic, claim, _Held(row, small, _digest(value)), value)
 
     def _put(self, small: bool, swaps: Sequence[_Swap]) -> None:
-        """Have the inner maps in force that are not yet; each swap knows afterwards why its own is not."""
-        if not swaps:
-            return
+        """Have these in force, so many that they go by one call; each swap knows why it is not."""
         table = self._table(small)
         try:
-            table.update_many([each.entry for each in swaps])
+            table.put_arrays(_ROUTE, [each.entry for each in swaps])
         except BpfError:
             # Whose fault it was is seen one by one.
             for each in swaps:
                 try:
-                    table.update(*each.entry)
+                    table.put_arrays(_ROUTE, [each.entry])
                 except BpfError as error:
                     each.error = error
 
@@ -331,7 +341,7 @@ class KernelRoutes:
 
 
 def _route_map(value: bytes) -> Map:
-    made = create_map("route", MapType.ARRAY, key_size=4, value_size=len(value), max_entries=1)
+    made = create_map(_ROUTE, MapType.ARRAY, key_size=4, value_size=len(value), max_entries=1)
     try:
         made.update(0, value)
     except BpfError:

@@ -137,10 +137,16 @@ def encode_route(
         lay_out = _laid_out if len(plan.hops) <= _abi.SMALL_MEMBERS else _laid_out.__wrapped__
         laid_out = lay_out(Plan(0, 0, *of), *by)
         _Last.laid_out = (of, by), laid_out
-    value = bytearray(laid_out[:SMALL_ROUTE_SIZE] if small else laid_out)
-    struct.pack_into("=I", value, _EPOCH_AT, plan.epoch)
-    struct.pack_into("=I", value, _BASE_AT, group_slot(row, plan.epoch, 0))
-    struct.pack_into("=H", value, _TOPIC_AT, plan.topic)
+    laid_out = laid_out[:SMALL_ROUTE_SIZE] if small else laid_out
+    return _numbered(laid_out, plan.topic, plan.epoch, group_slot(row, plan.epoch, 0))
+
+
+def _numbered(route: bytes, topic: int, epoch: int, base: int) -> bytes:
+    """The route with these numbers: all that is a topic's own where several have the same members."""
+    value = bytearray(route)
+    struct.pack_into("=I", value, _EPOCH_AT, epoch)
+    struct.pack_into("=I", value, _BASE_AT, base)
+    struct.pack_into("=H", value, _TOPIC_AT, topic)
     return bytes(value)
 
 
@@ -222,8 +228,27 @@ class HeldRoute:
         return frozenset(found) if self.way is Way.ONE else frozenset()
 
 
+class _LastHeld:
+    """The same of what was read last: a route without its numbers, and what that uses."""
+
+    read = b"", HeldRoute(0, 0, Way.ONE, 0, ())
+
+
 def decode_route(value: bytes) -> HeldRoute:
     """What the kernel holds for a topic, in a small route or in one of full size."""
+    (topic,), (epoch,) = (
+        struct.unpack_from("=H", value, _TOPIC_AT),
+        struct.unpack_from("=I", value, _EPOCH_AT),
+    )
+    rest = _numbered(value, 0, 0, 0)
+    last, held = _LastHeld.read
+    if last != rest:
+        held = _decoded(rest)
+        _LastHeld.read = rest, held
+    return HeldRoute(topic, epoch, held.way, held.fanout, held.egresses)
+
+
+def _decoded(value: bytes) -> HeldRoute:
     route = struct_from("struct tempos_route", value.ljust(ROUTE_SIZE, b"\0"))
     groups = [
         [route.members[index] for index in range(group.first, group.first + group.count)]

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import compress
 from types import MappingProxyType
-from typing import TypeVar
-from weakref import WeakValueDictionary
+from typing import TypeAlias, TypeVar
 
 from tempos import FastPathStatus, Path, PathChoice, Quality, Reason, Route, Topic, Unavailable
 from tempos._abi import Way
@@ -30,10 +30,10 @@ from tempos._slots import epoch_row
 from tempos.errors import one_line
 from tempos.histogram import Latency
 from tempos.model import Volume
-from tempos_bpf.errors import BpfError
 from tempos_fastpath.drops import Drops
 from tempos_fastpath.journals import KernelJournals
-from tempos_fastpath.layout import decode_counters, decode_volumes, lost_copies
+from tempos_fastpath.kernel_routes import Claim
+from tempos_fastpath.layout import decode_counters, decode_volumes
 from tempos_fastpath.network.changes import ChangeTrigger
 from tempos_fastpath.network.facts import Destination, Facts
 from tempos_fastpath.network.firewall import Firewall
@@ -46,14 +46,14 @@ from tempos_fastpath.plan import Means, Plan, Planner, Refusal, Wanted
 from tempos_fastpath.ports import Places
 from tempos_fastpath.pulse import Pulse
 from tempos_fastpath.resources import Resources
-from tempos_fastpath.rows import measure_anew, measured, of_topics
+from tempos_fastpath.rows import lost_of, measure_anew, measured, of_topics
 from tempos_fastpath.selector import attach_selector
 from tempos_fastpath.sources import Sources
 from tempos_fastpath.survival.pins import LATENCY
-from tempos_fastpath.swaps import Swaps, waits_once
+from tempos_fastpath.swaps import Swaps, Turns, waits_once
 from tempos_fastpath.tickets import SharedTickets
 from tempos_fastpath.topics import SharedTopics
-from tempos_fastpath.words import Choices, interfaces_of, why_none, with_generic
+from tempos_fastpath.words import Choices, interfaces_of, status_of, with_generic
 
 #: Seconds between two looks at the network without an event, each of which also has the kernel confirm
 #: the neighbours in use: redirected frames do not pass its own stack, so nothing else keeps them fresh.
@@ -64,10 +64,9 @@ _ALERT = 0.25
 _QUIET, _MOST = 0.05, 0.25
 #: Seconds from one look to the next, however busy the neighbour table is.
 _SPACING = 0.2
-#: How often an account is read that seems to miss copies: those on their way are there a moment later.
-_LOOKS = 3
 
 T = TypeVar("T")
+_Judged: TypeAlias = Plan | Refusal
 _log = logging.getLogger(__name__)
 
 
@@ -111,8 +110,6 @@ class Offload:
         self._topics = SharedTopics(self._programs.map("topics").mmap(), rows)
         self._places = Places(self._programs.map("rows").mmap(), self._programs.map("ports").mmap())
         self._sources = Sources(self._programs.map("sources"), self._programs.map("asked"), port)
-        #: Whether what is known of sources may be outdated; so is what an earlier broker knew.
-        self._ask_anew = True
         self.journals = KernelJournals(self._programs.map("journals"), rows, resources.where_pinned)
         self._pulse = Pulse(self._programs.map("pulse").mmap(), gone_after / 3)
         self._callbacks: list[Callable[[], None]] = []
@@ -125,15 +122,13 @@ class Offload:
         #: Why a topic's copies, and any copies at all, could not be had where the plan had foreseen them.
         self._no_broadcast: dict[int, str] = {}
         self._no_clone = ""
-        #: Frames lost because interfaces take none, and those interfaces, until the survey knows.
-        self._lost: Mapping[tuple[int, int], int] = {}
         self._left_out: frozenset[tuple[str, str | None]] = frozenset()
+        #: Interfaces that turned out to take no frames, until the survey knows.
         self._refused: dict[int, str] = {}
         self._resolving = Resolving(_SPACING)
         self._trouble = Remark(_log, "the fast path's routes are checked against the network again")
         self._firewall = Firewall(port)
-        self._no_answer = Remark(_log, "the kernel is asked of new sources again")
-        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._turns = Turns()
         self._reading = asyncio.Lock()
         self._follower = Follower(self._follow, self._followed)
         self._closed = False
@@ -168,7 +163,8 @@ class Offload:
         self._adopted, self._drops = taken.adopted, taken.drops
         self._adopted_rows = taken.rows
         self._note += taken.note
-        self._lost = self._drops.refusals() if self._drops is not None else {}
+        if self._drops is not None:
+            self._drops.refused_anew()  # What was lost before is no news.
         self._unseen = self._resources.unseen(self._facts)
         self._follower.begin()
         self._watcher = asyncio.create_task(self._watch(), name="tempos-fastpath-watch")
@@ -214,16 +210,10 @@ class Offload:
         if self._closed:
             return FastPathStatus("none", "the fast path is closed")
         interfaces = interfaces_of(self._programs.attachments, self._facts, self._unseen)
-        modes = [each.mode for each in interfaces if each.mode != "none"]
-        if not modes:
-            return FastPathStatus("none", why_none(self._programs.attachments), interfaces)
-        reason = ", ".join(f"{each.name}: {each.mode} ({each.reason})" for each in interfaces)
-        mode = "generic" if "generic" in modes else "native"
         _, beyond = served_now(self._resources.entrances.listen, self._facts)
         note = f"{beyond}{self._note}{self._programs.note}"
-        following = self._unread or self._follower.is_behind
-        more = self._lacks, self._firewall.passed_by, following
-        return FastPathStatus(mode, f"{reason}{note}", interfaces, *more)
+        more = self._lacks, self._firewall.passed_by, self._unread or self._follower.is_behind
+        return status_of(self._programs.attachments, interfaces, note, *more)
 
     def rows(self) -> Mapping[int, int]:
         """Where the topics whose routes an earlier broker left stand in the tables."""
@@ -238,39 +228,49 @@ class Offload:
         return MappingProxyType(self._adopted)
 
     async def install(self, route: Route) -> PathChoice:
-        """Make ``route`` the kernel's route of its topic, or remove it where the kernel cannot carry it."""
-        topic = route.topic.id
-        async with self._locks.get(topic) or self._locks.setdefault(topic, asyncio.Lock()):
+        """:meth:`install_all` of one."""
+        (choice,) = await self.install_all([route])
+        return choice
+
+    async def install_all(self, routes: Sequence[Route]) -> list[PathChoice]:
+        """Make each, of another topic each, the kernel's route, or remove what the kernel cannot carry."""
+        async with self._turns.of(route.topic.id for route in routes):
             if self._closed:
-                return PathChoice(Path.SLOW, "the fast path is closed")
-            there = self._wanted.want(route)
-            self._adopted.pop(topic, None)
-            self._no_broadcast.pop(topic, None)
-            facts, plan = await self._plan(route, there)
-            planned, judged_by = plan, self._judges_by()
-            if isinstance(plan, Plan):
-                plan = await self._put(route, facts, plan)
-            self._wanted.planned(route, plan)
-            if isinstance(plan, Refusal):
-                await self._take_out(topic)
-                await self._resolve(plan.unresolved)
+                return [PathChoice(Path.SLOW, "the fast path is closed")] * len(routes)
+            there = [self._wanted.want(route) for route in routes]
+            for route in routes:
+                self._adopted.pop(route.topic.id, None)
+                self._no_broadcast.pop(route.topic.id, None)
+            planned = await self._plan(routes, there)
+            facts, judged_by = self._facts, self._judges_by()
+            plans = await self._put(routes, facts, planned)
+            for route, plan in zip(routes, plans, strict=True):
+                self._wanted.planned(route, plan)
+            refusals = {plan for plan in plans if isinstance(plan, Refusal)}
+            if refusals:
+                refused = (route for route, plan in zip(routes, plans, strict=True) if plan in refusals)
+                await asyncio.gather(*(self._take_out(route.topic.id) for route in refused))
+                await self._resolve({each for refusal in refusals for each in refusal.unresolved})
             made_of = self._judges_by()
-            is_as_judged = isinstance(plan, Plan) and plan is planned and judged_by == made_of
-            if not is_as_judged and self._judge(route, self._facts) != plan:
-                # What could not be had is tried again with each look.
-                self._judged_by = ()
-                if facts is not self._facts:
-                    self._changed.set()
+            for route, plan, before in zip(routes, plans, planned, strict=True):
+                is_as_judged = isinstance(plan, Plan) and plan is before and judged_by == made_of
+                if not is_as_judged and self._judge(route, self._facts) != plan:
+                    # What could not be had is tried again with each look.
+                    self._judged_by = ()
+                    if facts is not self._facts:
+                        self._changed.set()
+        return [self._said(plan, made_of) for plan in plans]
+
+    def _said(self, plan: _Judged, made_of: object) -> PathChoice:
         if isinstance(plan, Refusal):
             return PathChoice(Path.SLOW, plan.reason)
-        carried = self._programs.attachments
         no_copies = self._no_clone if plan.way is Way.BROADCAST else ""
-        unseen = with_generic(self._unseen, self._programs.generic, no_copies)
-        return self._choices.of(plan, made_of, carried, self.status, self._facts, unseen)
+        unseen = with_generic(self._unseen, self._programs.generic, no_copies) if no_copies else self._unseen
+        return self._choices.of(plan, made_of, self._programs.attachments, self.status, self._facts, unseen)
 
     async def withdraw(self, topic: int) -> None:
         """Take the topic's route out of the kernel; its packets come up to the slow path."""
-        async with self._locks.setdefault(topic, asyncio.Lock()):
+        async with self._turns.of([topic]):
             self._wanted.drop(topic)
             self._adopted.pop(topic, None)
             self._no_broadcast.pop(topic, None)
@@ -301,14 +301,7 @@ class Offload:
         """
         if self._closed:
             return [0] * groups
-        copies, row = self._programs.map("copies"), epoch_row(self._rows.of[topic], epoch)
-        lost = [0] * groups
-        for look in range(_LOOKS):
-            now = lost_copies(copies.lookup_per_cpu(row) or (), groups)
-            lost = [min(pair) for pair in zip(lost, now, strict=True)] if look else now
-            if not any(lost):
-                break
-        return lost
+        return lost_of(self._programs.map("copies"), epoch_row(self._rows.of[topic], epoch), groups)
 
     def leave_out(self, towards: frozenset[tuple[str, str | None]]) -> None:
         """Have what is installed after this leave out members there that no frame gets to."""
@@ -363,40 +356,50 @@ class Offload:
                 self._watcher.cancel()
                 await asyncio.wait([self._watcher])
             await self._follower.close()
-            for lock in list(self._locks.values()):
-                async with lock:  # an update under way still needs the maps
-                    pass
+            await self._turns.over()  # an update under way still needs the maps
 
     # ---- planning ---------------------------------------------------------------------------------
 
     async def _plan(
-        self, route: Route, there: frozenset[Destination] | Refusal
-    ) -> tuple[Facts, Plan | Refusal]:
-        """The plan by the facts at hand, or by new ones if they lack a destination."""
-        if self._planner.knows(route, self._facts):
-            return self._facts, self._judge(route, self._facts)
-        if isinstance(there, Refusal):
-            return self._facts, there
-        if lacking := self._facts.lacks(there):
+        self, routes: Sequence[Route], there: Sequence[frozenset[Destination] | Refusal]
+    ) -> list[_Judged]:
+        """The plans by the facts at hand, or by new ones if they lack a destination."""
+        why = ""
+        # Of thousands that lead to the same it is asked once.
+        every = {id(to): to for to in there if not isinstance(to, Refusal)}.values()
+        if lacking := {each for to in every for each in self._facts.lacks(to)}:
             try:
                 await self._look_for(lacking)
             except Unavailable as error:
-                return self._facts, Refusal(one_line(error))
-        facts = self._facts
-        return facts, self._judge(route, facts)
+                why = one_line(error)
+        at_once = [
+            to if isinstance(to, Refusal) else Refusal(why) if why and self._facts.lacks(to) else None
+            for to in there
+        ]
+        judged = self._judge_all(compress(routes, (each is None for each in at_once)), self._facts)
+        return [next(judged) if each is None else each for each in at_once]
 
-    def _judge(self, route: Route, facts: Facts) -> Plan | Refusal:
-        if not self._programs.interfaces:
-            return Refusal("no interface carries the program")
-        no_broadcast = self._programs.no_broadcast or self._no_broadcast.get(route.topic.id, "")
-        if why := guarded(facts.policies, self._programs.listen, self._port):
-            return Refusal(f"what comes in for the data port: {why}")
-        if why := self._firewall.forbids:
-            return Refusal(f"what comes in for the data port is {why}")
-        if why := self.journals.refusal(route.topic.id):
-            return Refusal(why)
-        means = Means(self._programs.native, no_broadcast, self._no_clone, self._port)
-        return self._planner.plan(route, facts, means, self._left_out)
+    def _judge(self, route: Route, facts: Facts) -> _Judged:
+        return next(self._judge_all((route,), facts))
+
+    def _judge_all(self, routes: Iterable[Route], facts: Facts) -> Iterator[_Judged]:
+        """What is planned of each; what is the same of all of them is looked at once."""
+        programs, why = self._programs, ""
+        if not programs.interfaces:
+            why = "no interface carries the program"
+        elif found := guarded(facts.policies, programs.listen, self._port):
+            why = f"what comes in for the data port: {found}"
+        elif forbids := self._firewall.forbids:
+            why = f"what comes in for the data port is {forbids}"
+        means = Means(programs.native, programs.no_broadcast, self._no_clone, self._port)
+        for route in routes:
+            topic = route.topic.id
+            if refused := why or self.journals.refusal(topic):
+                yield Refusal(refused)
+                continue
+            own = "" if means.no_broadcast else self._no_broadcast.get(topic, "")
+            given = replace(means, no_broadcast=own) if own else means
+            yield self._planner.plan(route, facts, given, self._left_out)
 
     def _know(self, facts: Facts) -> bool:
         """Go by these facts from now on; whether they contradict those before."""
@@ -428,7 +431,7 @@ class Offload:
     def _on_network(self, more: bool) -> None:
         self._more_changed |= more
         self._unread |= more
-        self._ask_anew |= more
+        self._sources.anew |= more
         self._changed.set()
 
     async def _look(self) -> None:
@@ -506,31 +509,16 @@ class Offload:
         """Wait for a change, for something that programs have noticed, or until it is time."""
         for _ in range(round(_REFRESH / _ALERT)):
             await self._changed.wait(until_next(_ALERT))
-            await self._judge_sources()
+            if self._sources.due:
+                await self._in_thread(self._sources.settle, self._programs.listen)
             if self._changed.is_set() or self._programs.restless or self._losing():
                 return
-
-    async def _judge_sources(self) -> None:
-        """Have the kernel say of the sources that programs ask about whether it takes them."""
-        anew, self._ask_anew = self._ask_anew, False
-        if not anew and not self._sources.news:
-            return
-        listen = self._programs.listen
-        try:
-            await self._in_thread(functools.partial(self._sources.answer, listen, anew=anew))
-            self._no_answer.gone()
-        except (OSError, BpfError) as error:
-            self._ask_anew = True
-            self._no_answer(f"new sources take the slow path: the kernel cannot be asked: {one_line(error)}")
 
     def _losing(self) -> bool:
         """Whether frames were lost since the last time because interfaces take none; keeps in mind which."""
         if self._drops is None or not self._programs.native:
             return False
-        before, self._lost = self._lost, self._drops.refusals()
-        for (ifindex, code), frames in self._lost.items():
-            if frames > before.get((ifindex, code), 0):
-                self._refused[ifindex] = errno.errorcode.get(code, str(code))
+        self._refused |= self._drops.refused_anew()
         return bool(self._refused)
 
     def _outdated(self) -> bool:
@@ -542,7 +530,8 @@ class Offload:
         if made_of == self._judged_by:
             return False
         plans = self._wanted.plans.values()
-        outdated = any(self._judge(route, self._facts) != plan for route, plan in plans)
+        judged = self._judge_all((route for route, _ in plans), self._facts)
+        outdated = any(now != plan for now, (_, plan) in zip(judged, plans, strict=True))
         self._judged_by = () if outdated else made_of
         return outdated
 
@@ -563,8 +552,22 @@ class Offload:
 
     # ---- the kernel's side ------------------------------------------------------------------------
 
-    async def _put(self, route: Route, facts: Facts, plan: Plan) -> Plan | Refusal:
-        """Swap the route in, by another way if this one cannot be had; then no packet uses an older one."""
+    async def _put(self, routes: Sequence[Route], facts: Facts, plans: Sequence[_Judged]) -> list[_Judged]:
+        """Swap the routes in; then no packet uses older ones. What came of each."""
+        claimed = [
+            each if isinstance(each, Refusal) else await self._claim(route, facts, each)
+            for route, each in zip(routes, plans, strict=True)
+        ]
+        errors = iter(await self._swaps.put([each for each in claimed if not isinstance(each, Refusal)]))
+        return [
+            each if isinstance(each, Refusal)
+            else each[0] if (error := next(errors)) is None
+            else Refusal(f"the kernel refused the route: {one_line(error)}")
+            for each in claimed
+        ]  # fmt: skip
+
+    async def _claim(self, route: Route, facts: Facts, plan: Plan) -> tuple[Plan, Claim] | Refusal:
+        """What the plan takes, or another one if this one cannot be had."""
         if plan.way is Way.CLONE or (plan.way is Way.BROADCAST and self._programs.generic):
             try:
                 await self._in_thread(self._programs.clone)
@@ -575,17 +578,13 @@ class Offload:
                     assert isinstance(judged, Refusal), "there is no third way"
                     return judged
         claim = self._kernel.take(plan)
-        if isinstance(claim, str):
-            if plan.way is not Way.BROADCAST:
-                return Refusal(claim)
-            self._no_broadcast[plan.topic] = claim
-            judged = self._judge(route, facts)
-            return await self._put(route, facts, judged) if isinstance(judged, Plan) else judged
-        try:
-            await self._swaps.put(plan, claim)
-        except BpfError as error:
-            return Refusal(f"the kernel refused the route: {one_line(error)}")
-        return plan
+        if isinstance(claim, Claim):
+            return plan, claim
+        if plan.way is not Way.BROADCAST:
+            return Refusal(claim)
+        self._no_broadcast[plan.topic] = claim
+        judged = self._judge(route, facts)
+        return await self._claim(route, facts, judged) if isinstance(judged, Plan) else judged
 
     async def _take_out(self, topic: int) -> None:
         if self._kernel.knows(topic):

@@ -292,10 +292,6 @@ class Planner:
                 del self._known[key]
             self._last = (), None
 
-    def knows(self, route: Route, facts: Facts) -> bool:
-        """Whether such a route was planned by these facts; then they have all that it takes."""
-        return self._by is not None and self._by[0] is facts and self._find(_likeness(route)) is not None
-
     def _find(self, like: _Likeness) -> Plan | Refusal | None:
         """What is known of such routes."""
         if like != self._last[0]:

@@ -15,7 +15,7 @@ from tempos._rows import Rows
 from tempos._slots import EPOCHS, slots
 from tempos.histogram import Latency
 from tempos_bpf.maps import Map, SharedArray
-from tempos_fastpath.layout import decode_latency, runs_of
+from tempos_fastpath.layout import decode_latency, lost_copies, runs_of
 
 Counted = TypeVar("Counted")
 
@@ -29,6 +29,9 @@ _PER_ROW: Mapping[str, int] = {
     "counters": 1,
     "topics": 1,
 }
+
+#: How often an account is read that seems to miss copies: those on their way are there a moment later.
+_LOOKS = 3
 
 
 def sizes(rows: Rows, *more: str) -> dict[str, int]:
@@ -54,6 +57,17 @@ def of_topics(
         counted = decode(table.sum_rows(first, count), first)
         found |= {topic_of[row]: counts for row, counts in counted.items()}
     return found
+
+
+def lost_of(copies: Map, row: int, groups: int) -> list[int]:
+    """Copies for each of so many groups that were not sent, by a row of the map `copies`."""
+    lost = [0] * groups
+    for look in range(_LOOKS):
+        now = lost_copies(copies.lookup_per_cpu(row) or (), groups)
+        lost = [min(pair) for pair in zip(lost, now, strict=True)] if look else now
+        if not any(lost):
+            break
+    return lost
 
 
 def measured(table: Map, rows: Rows, topics: Iterable[int]) -> dict[int, Latency]:

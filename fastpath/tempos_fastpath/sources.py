@@ -9,14 +9,20 @@ slow path serves. Blocking.
 
 from __future__ import annotations
 
+import logging
 import socket
 import struct
 import sys
 from collections.abc import Sequence
 
+from tempos._remarks import Remark
+from tempos.errors import one_line
+from tempos_bpf.errors import BpfError
 from tempos_bpf.maps import Map
 from tempos_fastpath.network.netlink import Netlink
 from tempos_fastpath.structs import constant
+
+_log = logging.getLogger(__name__)
 
 #: Of which the kernel is asked at a time.
 MOST = 512
@@ -34,11 +40,24 @@ class Sources:
         self._asked = asked
         self._port = port
         self._settled = b""
+        self._no_answer = Remark(_log, "the kernel is asked of new sources again")
+        #: Whether what is known may be outdated; so is what an earlier broker knew.
+        self.anew = True
 
     @property
-    def news(self) -> bool:
-        """Whether a program has asked since the last answers."""
-        return self._asked.lookup(0) != self._settled
+    def due(self) -> bool:
+        """Whether there is something to say: a program has asked since, or all may be otherwise now."""
+        return self.anew or self._asked.lookup(0) != self._settled
+
+    def settle(self, listen: Sequence[str]) -> None:
+        """Say what is due, as :meth:`answer` does; where the kernel cannot be asked it is due again."""
+        anew, self.anew = self.anew, False
+        try:
+            self.answer(listen, anew=anew)
+            self._no_answer.gone()
+        except (OSError, BpfError) as error:
+            self.anew = True
+            self._no_answer(f"new sources take the slow path: the kernel cannot be asked: {one_line(error)}")
 
     def answer(self, listen: Sequence[str], *, anew: bool = False) -> None:
         """Say of what was asked whether it is taken; ``anew``: of all, for the network has changed.

@@ -8,9 +8,12 @@ and they are better left to wait beside each other, each in its thread.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import TypeAlias
+from weakref import WeakValueDictionary
 
 from tempos import Unavailable
 from tempos_fastpath.kernel_routes import Claim
@@ -20,8 +23,10 @@ from tempos_fastpath.plan import Plan
 _WAITS_ONCE = (6, 8)
 
 Entry: TypeAlias = tuple[Plan, Claim]
-#: Has all these in force, in a thread, when it returns; of each why not, where that is so.
-Write: TypeAlias = Callable[[Sequence[Entry]], Awaitable[Sequence[Unavailable | None]]]
+#: Of each route why it is not in force, where that is so.
+Errors: TypeAlias = Sequence[Unavailable | None]
+#: Has all these in force, in a thread, when it returns.
+Write: TypeAlias = Callable[[Sequence[Entry]], Awaitable[Errors]]
 
 
 class Swaps:
@@ -30,43 +35,70 @@ class Swaps:
     def __init__(self, write: Write, *, together: bool) -> None:
         self._write = write
         self.together = together
-        self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[Sequence[Entry], asyncio.Future[Errors]]] = []
         self._going: asyncio.Task[None] | None = None
 
-    async def put(self, plan: Plan, claim: Claim) -> None:
-        """Have the route in force. Of one topic there is one call at a time.
+    async def put(self, entries: Sequence[Entry]) -> Errors:
+        """Have these routes in force, each of another topic; of each why it is not, where that is so.
 
-        Raises :class:`~tempos.Unavailable`.
+        Of one topic there is one call at a time.
         """
+        if not entries:
+            return []
         if not self.together:
-            (error,) = await self._write([(plan, claim)])
-            if error is not None:
-                raise error
-            return
-        done = asyncio.get_running_loop().create_future()
-        self._waiting.append(((plan, claim), done))
+            found = await asyncio.gather(*(self._write([entry]) for entry in entries))
+            return [error for (error,) in found]
+        done: asyncio.Future[Errors] = asyncio.get_running_loop().create_future()
+        self._waiting.append((entries, done))
         if self._going is None:
             self._going = asyncio.create_task(self._go(), name="tempos-fastpath-swaps")
-        await done
+        return await done
 
     async def _go(self) -> None:
         while self._waiting:
             taken, self._waiting = self._waiting, []
             try:
-                errors = await self._write([entry for entry, _ in taken])
+                errors = iter(await self._write([entry for entries, _ in taken for entry in entries]))
             except Exception as error:  # noqa: BLE001 - whoever waits for it is told, and the next go on
                 for _, done in taken:
                     if not done.done():
                         done.set_exception(error)
                 continue
-            for (_, done), why in zip(taken, errors, strict=True):
-                if done.done():
-                    continue  # whoever waited was cancelled
-                if why is None:
-                    done.set_result(None)
-                else:
-                    done.set_exception(why)
+            for entries, done in taken:
+                found = list(islice(errors, len(entries)))
+                if not done.done():  # else whoever waited was cancelled
+                    done.set_result(found)
         self._going = None
+
+
+class Turns:
+    """Of a topic one change follows the other."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+
+    @contextlib.asynccontextmanager
+    async def of(self, topics: Iterable[int]) -> AsyncIterator[None]:
+        """Nobody else changes these inside."""
+        # In one order, for others may wait for several of them, too.
+        locks = [
+            self._locks.get(each) or self._locks.setdefault(each, asyncio.Lock()) for each in sorted(topics)
+        ]
+        held = 0
+        try:
+            for lock in locks:
+                await lock.acquire()
+                held += 1
+            yield
+        finally:
+            for lock in locks[:held]:
+                lock.release()
+
+    async def over(self) -> None:
+        """What was under way, or waited for its turn, has ended."""
+        for lock in list(self._locks.values()):
+            async with lock:
+                pass
 
 
 def waits_once(release: str) -> bool:

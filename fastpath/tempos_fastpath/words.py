@@ -38,6 +38,23 @@ class Choices:
         return self._choice
 
 
+def status_of(
+    attachments: Sequence[Attachment],
+    interfaces: tuple[InterfaceStatus, ...],
+    note: str,
+    lacks: tuple[str, ...],
+    passed_by: tuple[str, ...],
+    following: bool,
+) -> FastPathStatus:
+    """The weakest mode of the interfaces that carry the program, and how each came to its own."""
+    modes = [each.mode for each in interfaces if each.mode != "none"]
+    if not modes:
+        return FastPathStatus("none", why_none(attachments), interfaces)
+    reason = ", ".join(f"{each.name}: {each.mode} ({each.reason})" for each in interfaces)
+    mode = "generic" if "generic" in modes else "native"
+    return FastPathStatus(mode, f"{reason}{note}", interfaces, lacks, passed_by, following)
+
+
 def with_generic(
     unseen: tuple[InterfaceStatus, ...], generic: Iterable[str], no_copies: str
 ) -> tuple[InterfaceStatus, ...]:

@@ -218,3 +218,25 @@ def test_many_keys_of_a_map_of_maps_are_set_by_one_call(opened: BpfObject) -> No
     finally:
         for inner in made:
             inner.close()
+
+
+def test_many_arrays_are_put_into_a_map_of_maps_and_read_there_by_one_call_each(opened: BpfObject) -> None:
+    routes = opened.map("small_routes")
+    values = [bytes([number]) * SMALL_ROUTE_SIZE for number in range(1, 6)]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    routes.put_arrays("route", list(enumerate(values, 3)))
+    routes.put_arrays("route", [(9, values[0])])
+    assert routes.first_values(range(2, 10), SMALL_ROUTE_SIZE) == [None, *values, None, values[0]]
+    found = routes.inner(4)
+    assert found is not None
+    with found:
+        assert (found.name, found.max_entries, found.lookup(0)) == ("route", 1, values[1])
+    with pytest.raises(BpfError, match="cannot set 2 keys in map small_routes"):
+        routes.put_arrays("route", [(2, values[0]), (routes.max_entries, values[0])])
+    with pytest.raises(BpfError, match="cannot set 1 keys"):
+        routes.put_arrays("route", [(2, values[0] + b"more")])
+    with pytest.raises(LocalError, match="not of the same length"):
+        routes.put_arrays("route", [(2, values[0]), (3, b"")])
+    with pytest.raises(BpfError, match="cannot read 1 keys"):
+        routes.first_values([3], SMALL_ROUTE_SIZE - 8)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

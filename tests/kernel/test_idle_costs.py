@@ -21,7 +21,7 @@ from tempos_broker.config.load import parse
 from tempos_broker.lives.keeper import LOOKED_AT
 from tempos_broker.lives.store import Store
 from tempos_fastpath import offload as module
-from tempos_fastpath.offload import Offload
+from tempos_fastpath.sources import Sources
 
 pytestmark = [pytest.mark.kernel, pytest.mark.netns]
 
@@ -100,13 +100,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         monkeypatch.setattr(each, "lib", Counting(each.lib, found))
     # No look at everything because it is time.
     monkeypatch.setattr(module, "_REFRESH", 3600.0)
-    judge = Offload._judge_sources
+    due = Sources.due.fget
+    assert due is not None
 
-    async def judging(offload: Offload) -> None:
+    def asked(sources: Sources) -> bool:
         found["alerts"] += 1
-        await judge(offload)
+        return due(sources)
 
-    monkeypatch.setattr(Offload, "_judge_sources", judging)
+    monkeypatch.setattr(Sources, "due", property(asked))
     return found
 
 

@@ -82,6 +82,9 @@ class FakeFastPath:
     def select(self, strict: int, best_effort: int) -> None:
         raise Unavailable("a fake")
 
+    async def install_all(self, routes: Sequence[Route]) -> Sequence[PathChoice]:
+        return await asyncio.gather(*map(self.install, routes))
+
     async def install(self, route: Route) -> PathChoice:
         await self.gate.wait()
         self.before_install()

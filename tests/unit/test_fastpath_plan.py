@@ -8,7 +8,19 @@ from typing import Any
 
 import pytest
 
-from tempos import Framing, Group, GroupOptions, Member, PathPolicy, Pick, Quality, Route, Topic, Unavailable
+from tempos import (
+    Framing,
+    Group,
+    GroupOptions,
+    Member,
+    PathPolicy,
+    Pick,
+    Quality,
+    Route,
+    Topic,
+    Unavailable,
+    _abi,
+)
 
 pytest.importorskip("pyroute2")
 
@@ -65,10 +77,8 @@ def test_of_routes_that_are_alike_one_is_planned_and_each_gets_its_own(change: d
         # The one before the last is of the other's likeness, so all that there is of a plan must get over.
         for each in (first, other, replace(other, epoch=6), farther):
             assert planner.plan(each, facts, means, ()) == plan_route(each, facts, means, marks)
-            assert planner.knows(each, facts)
     # By other facts, or means, it is another one.
     moved = replace(facts, neighbours={})
-    assert not planner.knows(first, moved)
     assert isinstance(planner.plan(first, moved, means, ()), Refusal)
     left_out = frozenset({(NEAR.ip, None)})
     assert planner.plan(first, moved, means, left_out) == plan_route(first, moved, means, marks, left_out)
@@ -399,3 +409,21 @@ def test_a_refusal_holds_no_longer_than_the_facts_that_it_is_of() -> None:
     assert not FACTS.contradicts(replace(lacking, neighbours=FACTS.neighbours))
     planner.agree(lacking, FACTS)
     assert isinstance(planner.plan(route(NEAR), FACTS, means, ()), Plan)
+
+
+def test_what_a_route_uses_is_read_again_as_it_was_laid_out_whatever_was_read_before() -> None:
+    pytest.importorskip("tempos_fastpath.layout")
+    from tempos_fastpath import layout
+
+    near, far = (Hop(ip, 7000, index, "02:00:00:00:00:02", "02:00:00:00:00:05", "10.0.0.1")
+                 for ip, index in (("10.0.0.9", 2), ("10.0.1.9", 3)))  # fmt: skip
+    kinds = ((near,),), ((far,),), ((near, far),), ((near,), (far,))
+    for topic, epoch, groups in [(9, 1, 0), (300, 2, 0), (301, 3, 1), (9, 4, 2), (10, 5, 3), (11, 6, 0)]:
+        hops, way = kinds[groups], _abi.Way.ONE if len(kinds[groups]) == 1 else _abi.Way.CLONE
+        planned = Plan(topic, epoch, Framing.RAW, 1500, hops, way=way)
+        small = topic > 255
+        value = layout.encode_route(planned, topic, {2: 5, 3: 6}, small=small)
+        held = layout.decode_route(value)
+        assert (held.topic, held.epoch, held.way) == (topic, epoch, way)
+        slots = {2: 5, 3: 6} if way is _abi.Way.ONE else {2: 0, 3: 0}
+        assert held.egresses == tuple(tuple((hop.ifindex, slots[hop.ifindex]) for hop in g) for g in hops)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tempos import Unavailable
-from tempos_fastpath.swaps import Swaps, waits_once
+from tempos_fastpath.swaps import Errors, Swaps, Turns, waits_once
 
 
 class _Kernel:
@@ -30,8 +30,10 @@ class _Kernel:
         return [Unavailable(f"not {number}") if number in self.refused else None for number in numbers]
 
 
-def _put(swaps: Swaps, *numbers: int) -> list[asyncio.Task[None]]:
-    return [asyncio.create_task(swaps.put(number, None)) for number in numbers]  # type: ignore[arg-type]
+def _put(swaps: Swaps, *numbers: int | tuple[int, ...]) -> list[asyncio.Task[Errors]]:
+    """A task for each number, or for several that are put together."""
+    together = [(each,) if isinstance(each, int) else each for each in numbers]
+    return [asyncio.create_task(swaps.put([(plan, None) for plan in some])) for some in together]  # type: ignore[misc]
 
 
 async def _turns() -> None:
@@ -62,11 +64,22 @@ async def test_each_learns_of_its_own_fault_and_who_was_cancelled_disturbs_nobod
     await _turns()
     gone.cancel()
     kernel.let_in.set()
-    await good
-    with pytest.raises(Unavailable, match="not 2"):
-        await bad
+    assert await good == [None]
+    assert [str(each) for each in await bad] == ["not 2"]
     with pytest.raises(asyncio.CancelledError):
         await gone
+
+
+async def test_of_those_that_are_put_together_each_has_its_own_answer() -> None:
+    kernel = _Kernel()
+    kernel.refused = {2, 5}
+    kernel.let_in.set()
+    swaps = Swaps(kernel.write, together=True)
+    first, second = await asyncio.gather(*_put(swaps, (1, 2, 3), (4, 5)))
+    assert kernel.calls == [[1, 2, 3, 4, 5]]
+    assert [each and str(each) for each in first] == [None, "not 2", None]
+    assert [each and str(each) for each in second] == [None, "not 5"]
+    assert await swaps.put([]) == []
 
 
 async def test_what_nobody_foresaw_reaches_all_that_wait_and_the_next_go_on() -> None:
@@ -85,13 +98,32 @@ async def test_where_a_call_waits_for_each_entry_they_go_beside_each_other() -> 
     kernel = _Kernel()
     kernel.refused = {2}
     swaps = Swaps(kernel.write, together=False)
-    good, bad = _put(swaps, 1, 2)
+    good, bad = _put(swaps, 1, (2, 3))
     await _turns()
-    assert kernel.calls == [[1], [2]]
+    assert kernel.calls == [[1], [2], [3]]
     kernel.let_in.set()
-    await good
-    with pytest.raises(Unavailable, match="not 2"):
-        await bad
+    assert await good == [None]
+    assert [each and str(each) for each in await bad] == ["not 2", None]
+
+
+async def test_of_a_topic_one_change_follows_the_other_and_others_pass_by() -> None:
+    turns, seen = Turns(), list[str]()
+    let_go = asyncio.Event()
+
+    async def change(name: str, *topics: int) -> None:
+        async with turns.of(topics):
+            seen.append(name)
+            await let_go.wait()
+
+    tasks = [asyncio.create_task(change(*each)) for each in (("a", 1, 2), ("b", 3, 2), ("c", 4))]
+    await _turns()
+    assert seen == ["a", "c"]
+    over = asyncio.create_task(turns.over())
+    await _turns()
+    assert not over.done()
+    let_go.set()
+    await asyncio.gather(*tasks, over)
+    assert seen == ["a", "c", "b"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tempos import ConfigError
+from tempos_broker.config import parse
 from tempos_daemon import toml
 
 _parser = pytest.importorskip("tomllib" if importlib.util.find_spec("tomllib") else "tomli")
@@ -57,6 +58,31 @@ def test_what_a_line_says_is_of_its_table_alone() -> None:
     assert tables[1:] == _parser.loads(_PLAIN)["topic"][1:]
 
 
+def test_what_follows_the_first_lines_is_shared_where_that_is_asked_for() -> None:
+    first, second, *_ = toml.document(_HEAD + _PLAIN, "a", shared=True)["topic"]
+    assert first["member"] is second["member"]
+    assert toml.document(_HEAD + _PLAIN, "a", shared=True) == _parser.loads(_HEAD + _PLAIN)
+
+
+def test_faults_of_what_is_shared_are_told_of_each_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    topic = (
+        '[[topic]]\nid = {0}\nname = "{1}"\n[[topic.member]]\nip = "{2}"\nport = 9998\n'
+        '[[topic.member]]\nip = "192.0.2.1"\nmac = "{3}"\n'
+    )
+    own = "".join(topic.format(number, f"t{number}", "127.0.0.1", "02:00:00:00:00:01") for number in (1, 2))
+    bad = "".join(topic.format(number, f"t{number}", "192.0.2.2", "no") for number in (1, 2))
+    for text, paths in ((own, ["topic[0].member[0]", "topic[1].member[0]"]),
+                        (bad, ["topic[0].member[1].mac", "topic[1].member[1].mac"])):  # fmt: skip
+        with pytest.raises(ConfigError) as shared:
+            parse(text, "a")
+        assert [problem.split()[1] for problem in shared.value.problems] == paths
+        monkeypatch.setattr(toml, "LARGE", 1 << 30)
+        with pytest.raises(ConfigError) as whole:
+            parse(text, "a")
+        assert shared.value.problems == whole.value.problems
+        monkeypatch.setattr(toml, "LARGE", 1)
+
+
 _LINES = st.sampled_from(
     [
         "[[topic]]", " [[topic]] ", "[[topic]]#", "[[topic.member]]", "[[topic.member]] # b",
@@ -78,10 +104,12 @@ def test_any_lines_are_what_they_are_at_once(lines: list[str]) -> None:
     try:
         expected = _parser.loads(text)
     except _parser.TOMLDecodeError:
-        with pytest.raises(ConfigError):
-            toml.document(text, "a")
+        for shared in (False, True):
+            with pytest.raises(ConfigError):
+                toml.document(text, "a", shared=shared)
     else:
-        assert repr(toml.document(text, "a")) == repr(expected)
+        for shared in (False, True):
+            assert repr(toml.document(text, "a", shared=shared)) == repr(expected)
 
 
 @pytest.mark.parametrize(

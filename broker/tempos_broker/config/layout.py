@@ -429,9 +429,14 @@ def _rule_members(root: Table, faults: Faults) -> None:
     foreign = {port for topic in _saying(root, "ports") for port in _sound(topic, "ports")}
     own = _own_endpoints(root.get("broker"), foreign)
     listen = _sound(root.get("broker"), "listen")
+    judged: set[int] = set()
     for topic in _tables(root, "topic"):
         first: dict[tuple[str, int], Table] = {}
-        for member in _tables(topic, "member"):
+        members = _tables(topic, "member")
+        if id(members) in judged:
+            continue  # the same of thousands of topics, as they were read
+        judged.add(id(members))
+        for member in members:
             ip, port, source = member.get("ip"), member.get("port"), member.get("source")
             if source is not None and listen and not {source, kinds.ANY_ADDRESS} & set(listen):
                 wanted = f"one of {root.get('broker').at('listen')}, which are {', '.join(listen)}"
@@ -537,8 +542,9 @@ def _saying(root: Table, *keys: str) -> Iterator[Table]:
 def _build(root: Table) -> BrokerConfig:
     broker = root.get("broker").values
     host, port = broker["api"]
+    members: dict[int, tuple[StaticMember, ...]] = {}
     return BrokerConfig(
-        topics=tuple(build_topic(topic) for topic in _tables(root, "topic")),
+        topics=tuple(build_topic(topic, members) for topic in _tables(root, "topic")),
         listen=broker["listen"],
         data_port=broker["data_port"],
         control_port=broker["control_port"],
@@ -562,8 +568,8 @@ def _build(root: Table) -> BrokerConfig:
     )
 
 
-def build_topic(table: Table) -> TopicConfig:
-    """A topic whose values are sound."""
+def build_topic(table: Table, known: dict[int, tuple[StaticMember, ...]] | None = None) -> TopicConfig:
+    """A topic whose values are sound. ``known``: members by the identity of their tables, kept meanwhile."""
     values = table.values
     topic = Topic(
         values["id"], values["name"], values["class"], values["priority"], values["framing"], values["path"],
@@ -573,8 +579,14 @@ def build_topic(table: Table) -> TopicConfig:
         prefer=values["prefer"],
         groups=tuple(build_group(group) for group in _tables(table, "group")),
     )  # fmt: skip
-    members = tuple(_static_member(**member.values) for member in _tables(table, "member"))
-    return TopicConfig(topic, _one_member(*members) if len(members) == 1 else members)
+    tables = _tables(table, "member")
+    members = None if known is None else known.get(id(tables))
+    if members is None:
+        members = tuple(_static_member(**member.values) for member in tables)
+        members = _one_member(*members) if len(members) == 1 else members
+        if known is not None:
+            known[id(tables)] = members
+    return TopicConfig(topic, members)
 
 
 @lru_cache(SHARED)

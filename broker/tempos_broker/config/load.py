@@ -42,13 +42,17 @@ def parse(text: str, name: str = "configuration") -> BrokerConfig:
     Raises :class:`tempos.ConfigError` with every fault, :class:`tempos.Unavailable` where Python is
     too old to read TOML by itself and tomli is not installed.
     """
-    document = toml.document(text, name)
+    document = toml.document(text, name, shared=True)
     faults = Faults(name)
     if _format(document, name) is Format.THESIS:
-        root = thesis.read(document, faults)
+        config = layout.finish(thesis.read(document, faults), faults)
     else:
-        root = read_table(completed(document), "", layout.FILE, faults)
-    config = layout.finish(root, faults)
+        whole = completed(document)
+        config = layout.finish(read_table(whole, "", layout.FILE, faults, shared=True), faults)
+        if config is None:
+            # Again, for now it matters where each thing stands.
+            faults = Faults(name)
+            config = layout.finish(read_table(whole, "", layout.FILE, faults), faults)
     if config is None:
         raise ConfigError(faults.problems)
     return config

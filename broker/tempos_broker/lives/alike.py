@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import replace
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any
 
 from tempos._abi import TOPIC_MAX
@@ -44,7 +45,8 @@ class Texts:
             values = document()
             del values["name"], values["row"]
             between = self._between[like] = json.dumps(values)[1:-1]
-        return f'{{"name": {json.dumps(memory.name)}, {between}, "row": {json.dumps(memory.row)}}}'
+        row = "null" if memory.row is None else memory.row
+        return f'{{"name": {quoted(memory.name)}, {between}, "row": {row}}}'
 
 
 class Documents(Mapping[int, Any]):

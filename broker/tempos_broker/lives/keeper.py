@@ -491,7 +491,9 @@ class Keeper:
             return
         changes = [*self._wants(), *changes]
         done = await self._store.save(changes)
-        for change in changes:
+        # As a rule nothing was left over, and there may be thousands.
+        in_question = not done or self._unsaved or self._unsaved_ends or self._unsaved_things
+        for change in changes if in_question else ():
             match change:
                 case Thing(kind, key, value):
                     # None, too, may stand there, and two writings at once may have told the same.

@@ -7,7 +7,7 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,12 +45,12 @@ class Installed:
     pinned: bool
 
 
-def installed() -> tuple[Installed, ...]:
-    """All fast paths, living and orphaned, in every network namespace."""
+def installed(concerns: Callable[[Identity], bool] = lambda identity: True) -> tuple[Installed, ...]:
+    """All fast paths, living and orphaned, in every network namespace; or those that it ``concerns``."""
     known = {owner.identity: owner for owner in owners()}
     pinned = {pins.identity: pins for pins in all_pins()}
     identities = sorted({*known, *pinned}, key=lambda each: (each.name, each.namespace))
-    found = (_describe(each, known.get(each), pinned.get(each)) for each in identities)
+    found = (_describe(each, known.get(each), pinned.get(each)) for each in identities if concerns(each))
     # A lock file without a living process or a pin is nothing any more.
     return tuple(each for each in found if each.alive or each.pinned)
 
@@ -73,9 +73,9 @@ def _folders(base: Path) -> Iterator[Path]:
     yield from sorted(each for each in base.iterdir() if each.is_dir())
 
 
-def orphans() -> tuple[Installed, ...]:
+def orphans(concerns: Callable[[Identity], bool] = lambda identity: True) -> tuple[Installed, ...]:
     """Those whose broker is gone."""
-    return tuple(each for each in installed() if not each.alive)
+    return tuple(each for each in installed(concerns) if not each.alive)
 
 
 def remove(which: Installed, *, force: bool = False) -> None:
@@ -129,10 +129,9 @@ def strangers(name: str) -> list[str]:
     """
     here = current_namespace()
     told = []
-    for each in orphans():
+    # What is its own would be read for nothing: it may have thousands of topics.
+    for each in orphans(lambda other: (other.name == name) != (other.namespace == here)):
         other = each.identity
-        if (other.name == name) == (other.namespace == here):
-            continue
         if other.name == name and not each.interfaces:
             with contextlib.suppress(Unavailable, OSError):
                 remove(each)
