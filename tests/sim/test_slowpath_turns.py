@@ -241,3 +241,23 @@ def test_what_best_effort_did_not_need_it_cannot_save_up(share: int, pause: int)
     strict_left = scene.copies(SQ) - sum(each.copies for each in runs(scene.channels.sent)[0])
     if strict_left:
         assert sum(each.copies for each in first) <= CHUNK + 1
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_channel_is_asked_to_send_only_where_there_is_something(
+    apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, asked = Scene(apart=apart), list[Quality]()
+    flush = scene.channels.flush
+
+    def counting(quality: Quality, most: int | None = None) -> int | None:
+        asked.append(quality)
+        return flush(quality, most)
+
+    monkeypatch.setattr(scene.channels, "flush", counting)
+    assert not scene.turns.turn()
+    assert asked == []
+    scene.arrive(BEST)
+    assert not scene.turns.turn()
+    assert set(asked) == {BQ}
+    assert scene.copies(BQ) == 1

@@ -101,3 +101,15 @@ def test_where_a_buffer_is_refused_each_is_told_its_own(stand: Stand) -> None:
         stand.relay.replies(7, small)
         assert stand.kernel.calls == calls
     assert stand.counted[Reason.REPLY] == 12
+
+
+def test_one_that_came_by_itself_is_sent_on_or_told_its_own(stand: Stand) -> None:
+    good, bad = stand.reply(4000, 1, b"good"), stand.reply(4000, 2, b"bad", sealed=False)
+    large = stand.reply(4001, 3, bytes(2000))
+    stand.kernel.refused[len(large)] = errno.EMSGSIZE
+    for each in (good, bad, large):
+        stand.relay.reply(7, each)
+    assert stand.counted == {Reason.REPLY: 1, Reason.BAD_RETURN: 1, Reason.REPLY_UNSENT: 1}
+    assert stand.came[0] == (4000, b"good")
+    ((told, to),) = stand.kernel.sent[1:]
+    assert (envelope.read(told, AT).code, to) == (_abi.ERROR_TOO_BIG, ("10.0.0.1", 4001))

@@ -310,6 +310,10 @@ class Batch:
             self._core.arrived(topic, load.count, load)
 
     def _send_on(self, topic: int, load: SlotChain) -> None:
+        if load.count == 1:
+            self._relay.reply(topic, self._bytes(load.head))
+            load.release()
+            return
         slots = [load.head]
         while len(slots) < load.count:
             slots.append(lib.tempos_batch_after(self._batch, slots[-1], 1))

@@ -244,7 +244,7 @@ class Singly:
         reason = Reason.CUT_SHORT if cut else _check(data, framing, foreign)
         if reason is Reason.REPLY:
             # Whose events a topic takes says nothing of who may answer them: the return address does.
-            self._relay.replies(topic, (data,))
+            self._relay.reply(topic, data)
             return
         if topic in self._measured and self._measures is not None:
             self._measures.add(topic, arrived=min(len(data), self._largest))

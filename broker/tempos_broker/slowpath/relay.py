@@ -81,6 +81,14 @@ class Relay:
         self._marks[quality] = [] if tos is None else [tos_message(tos)]
         self._ways.clear()
 
+    def reply(self, topic: int, datagram: bytes) -> None:
+        """Send one on, and count it."""
+        to = self._to(datagram, since_start())
+        if to is None:
+            self._refuse(topic, Reason.BAD_RETURN, "")
+        else:
+            self._send_one(topic, datagram, unsealed(datagram, wire.body_at(datagram)), to)
+
     def replies(self, topic: int, datagrams: Iterable[bytes]) -> None:
         """Send these on, and count each."""
         now = since_start()
@@ -111,18 +119,20 @@ class Relay:
                 self._core.refused(topic, Reason.REPLY, len(onward))
                 return
         # Whatever it was, each is told its own.
-        unsent = 0
-        for datagram, sent in zip(alike, onward, strict=True):
-            error = self._send(topic, sent, to)
-            if not error:
-                self._core.refused(topic, Reason.REPLY, 1)
-                continue
-            unsent += 1
-            self._refuse(topic, Reason.REPLY_UNSENT, f" ({to.ip}:{to.port}: {os.strerror(error)})")
-            if error == errno.EMSGSIZE:
-                self._send_error(topic, datagram, to, _abi.ERROR_TOO_BIG)
-        if refusal in UNSEGMENTED and not unsent:
+        sent = [self._send_one(topic, *each, to) for each in zip(alike, onward, strict=True)]
+        if refusal in UNSEGMENTED and all(sent):
             self._segments = False
+
+    def _send_one(self, topic: int, datagram: bytes, onward: bytes, to: Destination) -> bool:
+        """Send a reply on as ``onward``; whether the kernel took it."""
+        error = self._send(topic, onward, to)
+        if not error:
+            self._core.refused(topic, Reason.REPLY, 1)
+            return True
+        self._refuse(topic, Reason.REPLY_UNSENT, f" ({to.ip}:{to.port}: {os.strerror(error)})")
+        if error == errno.EMSGSIZE:
+            self._send_error(topic, datagram, to, _abi.ERROR_TOO_BIG)
+        return False
 
     def nobody(self, topic: int, requests: Iterable[bytes]) -> None:
         """Tell those who sent these requests that the topic has no member."""

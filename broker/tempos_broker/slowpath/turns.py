@@ -63,7 +63,8 @@ class Turns(Generic[LoadT]):
         self._piece = max(1, self._chunk * (100 - share) // share) if share else None
         # In copies times (100 - share), which makes it whole numbers.
         self._credit = 0
-        self._open = {_SQ: True, _BQ: True}
+        #: Whose channel was full in this turn. Where none was, nothing stands ready at its end.
+        self._full: set[Quality] = set()
         #: How often a full channel of a class has let go of all that it held.
         self.emptied = {_SQ: 0, _BQ: 0}
         #: Copies of best effort that stand ready to go.
@@ -79,24 +80,22 @@ class Turns(Generic[LoadT]):
 
         True: there is more to do, the next turn should come soon. False: nothing until the channels wake.
         """
-        held = self.holding
-        self._open = dict.fromkeys((_SQ, _BQ), True)
         self._ready = 0
-        for quality in (_SQ, _BQ):
-            self._flush(quality)
-        for quality in held:
-            self.emptied[quality] += self._open[quality]
+        if held := self.holding:
+            self._full.clear()
+            for quality in (_SQ, _BQ):
+                self._flush(quality)
+            for quality in held:
+                self.emptied[quality] += quality not in self._full
         more = self._turn_apart() if self._channels.apart else self._turn_together()
-        if self._ready and self._open[_BQ]:
+        if self._ready and _BQ not in self._full:
             self._flush(_BQ)
         return more
 
     @property
     def holding(self) -> tuple[Quality, ...]:
         """Classes of which copies stand in front of a full channel, their tickets drawn."""
-        if self._open[_SQ] and self._open[_BQ]:
-            return ()
-        return tuple(quality for quality, open_ in self._open.items() if not open_)
+        return tuple(each for each in (_SQ, _BQ) if each in self._full) if self._full else ()
 
     @property
     def idle(self) -> bool:
@@ -115,12 +114,12 @@ class Turns(Generic[LoadT]):
         while work > 0 or self._ready:
             received = channels.receive(_SQ, batch)
             work -= received + self._strict()
-            if received >= batch and self._open[_SQ]:
+            if received >= batch and _SQ not in self._full:
                 # There may be more of SQ; best effort had its share.
                 if work > 0:
                     continue
                 return True
-            if not all(self._open.values()):
+            if self._full:
                 # What is not read would wake the next turn at once, and the next, for nothing.
                 channels.receive(_BQ, batch)
                 return False
@@ -133,7 +132,7 @@ class Turns(Generic[LoadT]):
                     continue
             work -= self._take_step() if careful else self._best_effort(None)
             received_last = False
-            if not all(self._open.values()):
+            if self._full:
                 continue
             if not more and not self._ready and not core.queued:
                 return False
@@ -149,9 +148,9 @@ class Turns(Generic[LoadT]):
                 if received < batch:
                     break
             work -= self._strict()
-            if self._open[_SQ] and self._open[_BQ]:
+            if not self._full:
                 work -= self._best_effort(batch if core.strict_routed else None)
-            if not all(self._open.values()):
+            if self._full:
                 return False
             if received < batch and not core.queued:
                 return False
@@ -160,7 +159,7 @@ class Turns(Generic[LoadT]):
     def _strict(self) -> int:
         """All of SQ that waits, with best effort's share in between; how many copies were sent."""
         core, channels, total = self._core, self._channels, 0
-        while self._open[_SQ] and (delivery := core.next_strict(self._batch, self._piece)) is not None:
+        while _SQ not in self._full and (delivery := core.next_strict(self._batch, self._piece)) is not None:
             copies = delivery.count * len(delivery.route.groups)
             total += copies
             if channels.send(_SQ, delivery):
@@ -177,7 +176,7 @@ class Turns(Generic[LoadT]):
         # A chunk, and the part of a copy that is left after each.
         self._credit = min(self._credit + earned, max(self._chunk * unit, earned) + unit)
         allowed = self._credit // unit
-        if allowed < 1 or not self._open[_BQ]:
+        if allowed < 1 or _BQ in self._full:
             return 0
         # Short of what is allowed, the rest would be cut off by the limit above: of the share, for good.
         if self._channels.apart and self._ready + self._core.waiting(_BQ) < allowed:
@@ -187,7 +186,7 @@ class Turns(Generic[LoadT]):
         # What SQ has gathered is not to wait for best effort.
         self._flush(_SQ)
         total = 0
-        while total < allowed and self._open[_SQ] and self._open[_BQ]:
+        while total < allowed and not self._full:
             # What stands ready goes first. One datagram for many groups may be more than was allowed, and so
             # may a message: then the next comes later.
             sent = self._take_step() if self._ready else self._best_effort(allowed - total)
@@ -212,7 +211,7 @@ class Turns(Generic[LoadT]):
     def _best_effort(self, most: int | None) -> int:
         """At most ``most`` copies of best effort, or a batch of datagrams; how many copies were sent."""
         core, channels, total, datagrams = self._core, self._channels, 0, 0
-        while self._open[_BQ] and datagrams < self._batch and (most is None or total < most):
+        while _BQ not in self._full and datagrams < self._batch and (most is None or total < most):
             delivery = core.next_best_effort(self._batch - datagrams, None if most is None else most - total)
             if delivery is None:
                 break
@@ -226,10 +225,11 @@ class Turns(Generic[LoadT]):
 
     def _flush(self, quality: Quality, most: int | None = None) -> None:
         """Send what was gathered, or a step of it, if the channel was not full; notes if it is now."""
-        if not self._open[quality]:
+        if quality in self._full:
             return
         left = self._channels.flush(quality, most)
-        self._open[quality] = left is not None
+        if left is None:
+            self._full.add(quality)
         if quality is _BQ:
             # What a full channel holds goes whole, once there is room.
             self._ready = left or 0
