@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -79,12 +80,12 @@ def pytest_pycollect_makemodule(module_path: Path) -> None:
 
 @cache
 def _forks() -> None:
-    """Brokers in nodes begin as forks of what has read their code."""
+    """Commands that are run, and brokers in nodes, begin as forks of what has read their code."""
     from support import forking
 
     from tempos_bench.nodes import node
 
-    node.start_process = forking.start
+    node.start_process, subprocess.run = forking.start, forking.run
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Programs that begin as forks of a process that has read their code: brokers, and who sends and receives.
+"""Programs that begin as forks of a process that has read their code: what is run as `python -m tempos...`.
 
 To read it takes longer than most of them run in a test. All else is as with a program that is executed: its
 namespace, its files and environment, its group and who ends it, its exit code; only what Python goes by, as
@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import fcntl
+import gc
 import importlib
 import json
 import os
@@ -22,18 +23,23 @@ import subprocess
 import sys
 import threading
 import traceback
+import types
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-#: The modules that are programs: this one, and what is in that package.
-_BROKER, _OTHERS = "tempos_broker", "tempos_bench."
+#: The modules that are programs: this one, packages that are, and what is in that package.
+_BROKER, _PACKAGES, _OTHERS = "tempos_broker", ("tempos", "tempos_bench"), "tempos_bench."
 _READ = (
     "tempos_broker.__main__", "tempos_broker.api.application", "tempos_broker.api.feed",
-    "tempos_daemon.http_server", "tempos_fastpath.offload", "tempos_fastpath.survival.orphans",
+    "tempos_controller.commands.platform", "tempos_daemon.http_server", "tempos_fastpath.doctor",
+    "tempos_fastpath.offload", "tempos_fastpath.survival.orphans", "tempos_invoker.command",
+    "tempos_trigger.command",
 )  # fmt: skip
+#: Packages whose modules are programs, or commands.
+_FOLDERS = ("tempos.cli", "tempos_bench.programs", "tempos_trigger", "tempos_invoker", "tempos_controller")
 _LARGEST = 1 << 18
 _CLONE_NEWNET, _PR_SET_PDEATHSIG = 0x40000000, 1
 #: One asks at a time.
@@ -48,26 +54,40 @@ def start(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     return subprocess.Popen(command, **options) if asked is None else _Forked(asked, command, **options)
 
 
+#: :func:`subprocess.run`, and the same by such a start.
+executed = subprocess.run
+run = types.FunctionType(
+    subprocess.run.__code__, {**vars(subprocess), "Popen": start}, "run", subprocess.run.__defaults__
+)
+run.__kwdefaults__ = subprocess.run.__kwdefaults__
+
+
 def _asked(command: Sequence[str], options: dict[str, Any]) -> dict[str, Any] | None:
     """What is to be done before it is that program, and its arguments; None of what is something else."""
+    if isinstance(command, str):
+        return None
     words = list(map(str, command))
-    asked: dict[str, Any] = {"ends": None, "net": None}
+    # The network of who asks: a thread may have its own.
+    own = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net"
+    asked: dict[str, Any] = {"ends": None, "net": own}
     if words[:2] == ["setpriv", "--pdeathsig"]:
         asked["ends"] = int(signal.Signals[f"SIG{words[2]}"])
         del words[:3]
     if words[:1] == ["nsenter"] and words[1].startswith("--net="):
         asked["net"] = words[1].partition("=")[2]
         del words[:2]
-    environment = options.get("env") or dict(os.environ)
+    environment = dict(os.environ if options.get("env") is None else options["env"])
+    if words[1:3] == ["-u", "-m"]:
+        environment["PYTHONUNBUFFERED"] = words.pop(1)
     if (
         words[:2] != [sys.executable, "-m"]
-        or not (words[2] == _BROKER or words[2].startswith(_OTHERS))
+        or not (words[2] in (_BROKER, *_PACKAGES) or words[2].startswith(_OTHERS))
         or _of_python(environment) != _HERE
         or options.keys() & {"preexec_fn", "shell", "user", "group", "umask"}
     ):
         return None
     asked["cwd"] = str(options.get("cwd") or Path.cwd())
-    return {**asked, "module": words[2], "arguments": words[3:], "environment": dict(environment)}
+    return {**asked, "module": words[2], "arguments": words[3:], "environment": environment}
 
 
 def _of_python(environment: Any) -> dict[str, str]:
@@ -207,11 +227,11 @@ def _become(asked: dict[str, Any], here: list[int], parent: int) -> None:
         libc.prctl(_PR_SET_PDEATHSIG, asked["ends"], 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)
-    if asked["net"] is not None:
-        space = os.open(asked["net"], os.O_RDONLY)
-        if libc.setns(space, _CLONE_NEWNET):
-            os._exit(1)
-        os.close(space)
+    space = os.open(asked["net"], os.O_RDONLY)
+    elsewhere = os.fstat(space).st_ino != os.stat("/proc/self/ns/net").st_ino
+    if elsewhere and libc.setns(space, _CLONE_NEWNET):
+        os._exit(1)
+    os.close(space)
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["environment"])
@@ -235,6 +255,7 @@ def _broker() -> NoReturn:
 def _module(name: str) -> NoReturn:
     """As `python -m` does, but that nothing is taken apart at the end."""
     code: object = 0
+    name += ".__main__" if name in _PACKAGES else ""
     sys.modules.pop(name, None)
     try:
         runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -262,10 +283,13 @@ def _read() -> None:
     for name in _READ:
         with suppress(ImportError):
             importlib.import_module(name)
-    programs = importlib.import_module("tempos_bench.programs")
-    for each in pkgutil.iter_modules(programs.__path__, f"{programs.__name__}."):
-        with suppress(ImportError):
-            importlib.import_module(each.name)
+    for folder in _FOLDERS:
+        for each in pkgutil.iter_modules(importlib.import_module(folder).__path__, f"{folder}."):
+            with suppress(ImportError):
+                importlib.import_module(each.name)
+    # What was read stays, so nobody need look through it, which would copy it.
+    gc.collect()
+    gc.freeze()
 
 
 if __name__ == "__main__":

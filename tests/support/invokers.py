@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from support import brokers
+from support import brokers, forking
 from support.ports import free_ports
 from support.waiting import LIMIT
 from tempos import Publisher, Subscriber
@@ -125,7 +125,7 @@ class Daemon:
     def start(self) -> str:
         """Start it; gives its first line, "" if it ended without one."""
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(
+            self.process = forking.start(
                 [sys.executable, "-m", "tempos", "invoker", "-c", str(self.file), "--log-level", "info"],
                 stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip

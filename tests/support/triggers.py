@@ -118,7 +118,7 @@ class Daemon:
 
     def start(self) -> str:
         with self.log.open("a") as log:
-            self.process = subprocess.Popen(
+            self.process = forking.start(
                 [sys.executable, "-m", "tempos", "trigger", "-c", str(self.file)],
                 stdout=subprocess.PIPE, stderr=log, text=True,
             )  # fmt: skip

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from support import forking
 from support.ports import free_ports
 from support.waiting import LIMIT, until
 
@@ -87,7 +88,7 @@ class Up:
         """Start a Controller; what it says when it is ready, which begins so."""
         log = (self.folder / "up.log").open("a")
         with log:
-            self._process = subprocess.Popen(
+            self._process = forking.start(
                 [sys.executable, "-m", "tempos", "up", str(self.file), "--state", str(self.state),
                  "--log-level", "info"],
                 stdout=subprocess.PIPE, stderr=log, text=True,

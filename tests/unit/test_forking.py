@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,24 @@ def test_a_file_that_it_is_given_may_have_any_number() -> None:
             os.close(kept)
         else:
             os.close(number)
+
+
+def test_a_command_is_where_it_would_be_and_says_what_it_would_say(tmp_path: Path) -> None:
+    """`subprocess.run` of a command, from a thread that is in a network of its own."""
+    words = (sys.executable, "-u", "-m", "tempos", "sub", "-b", "127.0.0.1:9", "-t", "nothing")
+
+    def elsewhere() -> list[object]:
+        if not os.geteuid():
+            assert ctypes.CDLL(None).unshare(0x40000000) == 0
+        return [
+            (done.returncode, done.stdout, done.stderr)
+            for run in (forking.run, forking.executed)
+            for done in [run(words, capture_output=True, text=True, cwd=tmp_path, timeout=LIMIT, check=False)]
+        ]
+
+    with ThreadPoolExecutor(1) as pool:
+        forked, executed = pool.submit(elsewhere).result()
+    assert forked == executed
 
 
 def test_what_goes_by_another_path_than_this_process_is_executed(monkeypatch: pytest.MonkeyPatch) -> None:
