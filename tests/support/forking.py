@@ -38,6 +38,8 @@ _READ = (
     "tempos_fastpath.offload", "tempos_fastpath.survival.orphans", "tempos_invoker.command",
     "tempos_trigger.command",
 )  # fmt: skip
+#: What has this in it starts a broker after it has altered some of its code.
+_BROKERS = "from tempos_broker.__main__ import main"
 #: Packages whose modules are programs, or commands.
 _FOLDERS = ("tempos.cli", "tempos_bench.programs", "tempos_trigger", "tempos_invoker", "tempos_controller")
 _LARGEST = 1 << 18
@@ -69,7 +71,7 @@ def _asked(command: Sequence[str], options: dict[str, Any]) -> dict[str, Any] | 
     words = list(map(str, command))
     # The network of who asks: a thread may have its own.
     own = f"/proc/{os.getpid()}/task/{threading.get_native_id()}/ns/net"
-    asked: dict[str, Any] = {"ends": None, "net": own}
+    asked: dict[str, Any] = {"ends": None, "net": own, "code": ""}
     if words[:2] == ["setpriv", "--pdeathsig"]:
         asked["ends"] = int(signal.Signals[f"SIG{words[2]}"])
         del words[:3]
@@ -79,6 +81,8 @@ def _asked(command: Sequence[str], options: dict[str, Any]) -> dict[str, Any] | 
     environment = dict(os.environ if options.get("env") is None else options["env"])
     if words[1:3] == ["-u", "-m"]:
         environment["PYTHONUNBUFFERED"] = words.pop(1)
+    if words[:2] == [sys.executable, "-c"] and _BROKERS in words[2] and "sys.modules" not in words[2]:
+        asked["code"], words[1:3] = words[2], ["-m", _BROKER]
     if (
         words[:2] != [sys.executable, "-m"]
         or not (words[2] in (_BROKER, *_PACKAGES) or words[2].startswith(_OTHERS))
@@ -201,7 +205,9 @@ def _serve(ground: socket.socket) -> Callable[[], NoReturn]:
                 for each in (ground.detach(), told, *running, *(other for _, other in running.values())):
                     os.close(each)
                 _become(asked, here, parent)
-                return _broker if asked["module"] == _BROKER else partial(_module, asked["module"])
+                if asked["module"] == _BROKER:
+                    return partial(_broker, asked["code"])
+                return partial(_module, asked["module"])
             for each in here:
                 os.close(each)
             watched = os.pidfd_open(pid)
@@ -228,7 +234,7 @@ def _become(asked: dict[str, Any], here: list[int], parent: int) -> None:
         if os.getppid() != parent:
             os._exit(1)
     space = os.open(asked["net"], os.O_RDONLY)
-    elsewhere = os.fstat(space).st_ino != os.stat("/proc/self/ns/net").st_ino
+    elsewhere = os.fstat(space).st_ino != Path("/proc/self/ns/net").stat().st_ino
     if elsewhere and libc.setns(space, _CLONE_NEWNET):
         os._exit(1)
     os.close(space)
@@ -243,8 +249,10 @@ def _become(asked: dict[str, Any], here: list[int], parent: int) -> None:
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace")  # noqa: SIM115
 
 
-def _broker() -> NoReturn:
-    """As `python -m tempos_broker` does."""
+def _broker(code: str) -> NoReturn:
+    """As `python -m tempos_broker` does, or as what alters it before."""
+    if code:
+        _ended(partial(exec, code, {"__name__": "__main__"}))
     from tempos_broker.__main__ import main
     from tempos_daemon.entry import leave, wait_for_configuration
 
@@ -254,11 +262,16 @@ def _broker() -> NoReturn:
 
 def _module(name: str) -> NoReturn:
     """As `python -m` does, but that nothing is taken apart at the end."""
-    code: object = 0
     name += ".__main__" if name in _PACKAGES else ""
     sys.modules.pop(name, None)
+    _ended(partial(runpy.run_module, name, run_name="__main__", alter_sys=True))
+
+
+def _ended(run: Callable[[], object]) -> NoReturn:
+    """Run a program, and end as Python does."""
+    code: object = 0
     try:
-        runpy.run_module(name, run_name="__main__", alter_sys=True)
+        run()
     except SystemExit as end:
         code = end.code
     except KeyboardInterrupt:
@@ -267,7 +280,7 @@ def _module(name: str) -> NoReturn:
     except BaseException:  # noqa: BLE001 - told as Python tells what nobody catches
         traceback.print_exc()
         code = 1
-    if isinstance(code, str):
+    if code is not None and not isinstance(code, int):
         print(code, file=sys.stderr)
         code = 1
     threading._shutdown()  # type: ignore[attr-defined]
@@ -275,7 +288,7 @@ def _module(name: str) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
-    os._exit(code if isinstance(code, int) else 0)
+    os._exit(code or 0)
 
 
 def _read() -> None:
