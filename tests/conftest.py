@@ -74,7 +74,7 @@ def pytest_pycollect_makemodule(module_path: Path) -> None:
     """Properties are set up before a module that has some is imported; others do without hypothesis."""
     if b"hypothesis" in module_path.read_bytes():
         _properties()
-    if module_path.parent.name in ("net", "networks", "parity"):
+    if module_path.parent.name in ("kernel", "net", "networks", "parity"):
         _forks()
 
 

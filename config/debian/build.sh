@@ -61,4 +61,5 @@ echo /etc/tempos/broker.toml > "$root/DEBIAN/conffiles"
 sed "s/@VERSION@/$version/; s/@ARCH@/$arch/; s/@PYTHON@/$python/g; s/@NEXT@/$next/; s/@SIZE@/$(du -sk "$root/usr" | cut -f1)/" \
     "$HERE/control.in" > "$root/DEBIAN/control"
 find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
-dpkg-deb --root-owner-group --build "$root" "build/tempos_${version}_$arch.deb"
+# Half a minute sooner than by xz, and a fifth larger.
+dpkg-deb -Zzstd -z9 --root-owner-group --build "$root" "build/tempos_${version}_$arch.deb"

@@ -1,6 +1,7 @@
-"""A million mutated datagrams into a broker's ports: it lives, and not one is unaccounted for.
+"""Mutated datagrams into a broker's ports: it lives, and not one is unaccounted for.
 
-``TEMPOS_FUZZ_WIDE`` sets how many there are of wide ids.
+``TEMPOS_FUZZ_DATAGRAMS`` sets how many there are, ``TEMPOS_FUZZ_WIDE`` how many of wide ids: figures.md has
+a million of them.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ from tempos_bench.nodes.topology import Topology, build
 
 pytestmark = [pytest.mark.netns, pytest.mark.kernel]
 
-DATA_DATAGRAMS, CONTROL_DATAGRAMS = 800_000, 200_000
-WIDE_DATAGRAMS = int(os.environ.get("TEMPOS_FUZZ_WIDE", "200000"))
+DATAGRAMS = int(os.environ.get("TEMPOS_FUZZ_DATAGRAMS", "250000"))
+CONTROL_DATAGRAMS = DATAGRAMS // 5
+DATA_DATAGRAMS = DATAGRAMS - CONTROL_DATAGRAMS
+WIDE_DATAGRAMS = int(os.environ.get("TEMPOS_FUZZ_WIDE", "100000"))
 #: Those that have a member.
 ROUTED = (RAW, EVENT, WIDE_RAW, WIDE_EVENT)
 

@@ -38,6 +38,8 @@ _READ = (
     "tempos_fastpath.offload", "tempos_fastpath.survival.orphans", "tempos_invoker.command",
     "tempos_trigger.command",
 )  # fmt: skip
+#: A program of the tests.
+_FAST_PATH = str(Path(__file__).with_name("offloader.py"))
 #: What has this in it starts a broker after it has altered some of its code.
 _BROKERS = "from tempos_broker.__main__ import main"
 #: Packages whose modules are programs, or commands.
@@ -81,11 +83,13 @@ def _asked(command: Sequence[str], options: dict[str, Any]) -> dict[str, Any] | 
     environment = dict(os.environ if options.get("env") is None else options["env"])
     if words[1:3] == ["-u", "-m"]:
         environment["PYTHONUNBUFFERED"] = words.pop(1)
+    if words[:2] == [sys.executable, _FAST_PATH]:
+        words.insert(1, "-m")
     if words[:2] == [sys.executable, "-c"] and _BROKERS in words[2] and "sys.modules" not in words[2]:
         asked["code"], words[1:3] = words[2], ["-m", _BROKER]
     if (
         words[:2] != [sys.executable, "-m"]
-        or not (words[2] in (_BROKER, *_PACKAGES) or words[2].startswith(_OTHERS))
+        or not (words[2] in (_BROKER, *_PACKAGES, _FAST_PATH) or words[2].startswith(_OTHERS))
         or _of_python(environment) != _HERE
         or options.keys() & {"preexec_fn", "shell", "user", "group", "umask"}
     ):
@@ -262,6 +266,8 @@ def _broker(code: str) -> NoReturn:
 
 def _module(name: str) -> NoReturn:
     """As `python -m` does, but that nothing is taken apart at the end."""
+    if name == _FAST_PATH:
+        _ended(partial(runpy.run_path, name, run_name="__main__"))
     name += ".__main__" if name in _PACKAGES else ""
     sys.modules.pop(name, None)
     _ended(partial(runpy.run_module, name, run_name="__main__", alter_sys=True))

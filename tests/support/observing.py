@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from support import forking
 from support.waiting import LIMIT, until
 from tempos_bench.nodes.namespace import Namespace
 
@@ -37,7 +38,7 @@ class Observed:
     def __enter__(self) -> Observed:
         with ExitStack() as stack:
             out = stack.enter_context(self._into.open("w")) if self._into else subprocess.PIPE
-            self._process = subprocess.Popen(
+            self._process = forking.start(
                 [sys.executable, "-m", "tempos", "observe", *self._arguments, "--json"],
                 stdout=out, stderr=subprocess.PIPE, text=True,
             )  # fmt: skip
