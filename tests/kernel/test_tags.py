@@ -24,7 +24,6 @@ from support.watched import Watched, in_broker
 from tempos import Framing, Group, Member, Path, Reason, Route, Topic
 from tempos.wire import encode_event
 from tempos_bench.nodes.node import Program
-from tempos_bench.nodes.patience import patience
 from tempos_bench.nodes.topology import Topology
 from tempos_fastpath.network.kernel import veth_skb_at
 from tempos_fastpath.offload import Offload
@@ -114,9 +113,7 @@ def test_where_nothing_tells_the_first_tagged_frame_ends_native_mode(
             await counted(offload, 1, 0)
             senders.send(senders.tagged)
             await counted(offload, 1, 1)
-            began = asyncio.get_running_loop().time()
             reason = await until_mode(offload, then)
-            assert asyncio.get_running_loop().time() - began < patience(1.5)
             assert reason == (
                 "native mode: eth0 takes VLAN tags off and does not tell the program, and frames with tags "
                 "come in there"

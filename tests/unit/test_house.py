@@ -49,10 +49,10 @@ ASKED_FOR = {
 }
 #: Of what every daemon needs, the part that a daemon without HTTP never imports, and what it imports itself.
 HTTP_MODULES = {
-    "door", "http_connections", "http_fast", "http_server", "metrics", "models", "operations", "page",
+    "door", "http_client", "http_connections", "http_fast", "http_server", "metrics", "models", "operations", "page",
     "problems", "web",
 }  # fmt: skip
-HTTP_NEEDS = {"fastapi", "h11", "prometheus_client", "pydantic", "starlette", "uvicorn"}
+HTTP_NEEDS = {"fastapi", "h11", "httpx", "prometheus_client", "pydantic", "starlette", "uvicorn"}
 
 FOLDERS = ("broker", "fastpath", "clients", "bench", "config")
 DOCUMENTS = (

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
+import struct
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,6 +109,37 @@ async def test_one_that_hangs_is_killed_and_started_again(
     kept.silent()
     assert kept.pid == pid
     await kept.stop(signal.SIGTERM, LIMIT)
+
+
+def test_a_connection_that_is_reset_as_it_begins_is_somebody_who_is_away() -> None:
+    """Whatever the libraries below make of it, on the loop of daemons: some connections hit the moment."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def reset() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        time.sleep(0.00005)
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        async def ask() -> set[bool]:
+            silent = set()
+            for _ in range(200):
+                remote = Remote("it", server.getsockname(), lambda: "")
+                with pytest.raises(Away) as away:
+                    await remote.ask("GET", "/")
+                silent.add(away.value.silent)
+                await remote.close()
+            return silent
+
+        resetting = threading.Thread(target=reset)
+        resetting.start()
+        try:
+            assert pytest.importorskip("uvloop").run(ask()) == {False}
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            resetting.join()
 
 
 async def test_silence_is_not_the_same_as_nobody() -> None:

@@ -22,8 +22,8 @@ from tempos import ConfigError, Unavailable
 from tempos._output import make_whole
 from tempos_broker.config.load import parse
 from tempos_broker.config.model import BrokerConfig, TopicConfig
+from tempos_broker.worker.process import alike
 from tempos_daemon import toml
-from tempos_daemon.processes import alike
 
 #: Characters from which on a file is large: some 2,000 topics, which take a tenth of a second.
 LARGE = 256 * 1024

@@ -33,6 +33,7 @@ from tempos_broker.fleet.registry import (
     Write,
     Written,
 )
+from tempos_daemon.http_client import Transport
 
 if importlib.util.find_spec("sniffio") is None:
     # httpx asks for it with every request; to search all paths in vain takes as long as half of one.
@@ -83,7 +84,8 @@ class Etcd:
         self._tokens: dict[str, str] = {}
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=16)
         # Proxies are for the way out; a store is on the way in.
-        self._http = httpx.AsyncClient(timeout=answer, verify=verify, limits=limits, trust_env=False)
+        transport = Transport(verify=verify, limits=limits, trust_env=False)
+        self._http = httpx.AsyncClient(timeout=answer, transport=transport, trust_env=False)
 
     async def close(self) -> None:
         await self._http.aclose()

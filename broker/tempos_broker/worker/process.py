@@ -20,7 +20,6 @@ from typing import Any
 
 from tempos_broker.worker.descriptors import send
 from tempos_broker.worker.supervisor import Child, Spawn
-from tempos_daemon.processes import alike
 
 log = logging.getLogger("tempos.broker.worker")
 
@@ -29,6 +28,12 @@ END_PATIENCE = 10.0
 #: Not a session: to each of those the kernel gives an equal share of a core (sched_autogroup), whatever the
 #: niceness of what runs in it.
 _APART: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+
+
+def alike() -> dict[str, Any]:
+    """Arguments of :class:`subprocess.Popen`: the modules of here, and none from wherever the broker is."""
+    path = os.pathsep.join(map(os.path.abspath, sys.path))
+    return {"cwd": "/", "env": {**os.environ, "PYTHONPATH": path}}
 
 
 class _Stream(asyncio.Protocol):

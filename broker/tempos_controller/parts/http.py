@@ -16,6 +16,7 @@ import httpx
 from tempos import ConfigError, RemoteError
 from tempos._api import DAEMON, PROCESS, other_daemon
 from tempos.errors import one_line
+from tempos_daemon.http_client import Transport
 
 #: Seconds for an answer that takes no work; for one that does: functions are loaded, members drained.
 QUICK, LONG = 5.0, 60.0
@@ -80,10 +81,9 @@ class Remote:
         # The proxies of whoever started the Controller are for the outside.
         self._client = httpx.AsyncClient(
             base_url=f"http://{address[0]}:{address[1]}",
-            trust_env=False,
             timeout=QUICK,
-            verify=_NO_TLS,
-            limits=httpx.Limits(keepalive_expiry=_IDLE),
+            transport=Transport(trust_env=False, verify=_NO_TLS, limits=httpx.Limits(keepalive_expiry=_IDLE)),
+            trust_env=False,
         )
 
     async def ask(
