@@ -49,8 +49,8 @@ ASKED_FOR = {
 }
 #: Of what every daemon needs, the part that a daemon without HTTP never imports, and what it imports itself.
 HTTP_MODULES = {
-    "door", "http_client", "http_connections", "http_fast", "http_server", "metrics", "models", "operations", "page",
-    "problems", "web",
+    "door", "http_client", "http_connections", "http_fast", "http_server", "metrics", "models", "operations",
+    "page", "problems", "web",
 }  # fmt: skip
 HTTP_NEEDS = {"fastapi", "h11", "httpx", "prometheus_client", "pydantic", "starlette", "uvicorn"}
 
