@@ -125,6 +125,8 @@ class Code:
     PROVE = "prove"
     #: A signed request names no broker, or another one: it is asked again by the name that is told.
     ADDRESSEE = "addressee"
+    #: A copy of what the client asked before it left again.
+    LATE = "late"
     #: Those of what is no answer: the request goes on being repeated.
     NOT_YET = (STOPPING, PROVE)
 

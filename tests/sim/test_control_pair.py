@@ -229,6 +229,28 @@ def test_a_client_that_moves_is_one_member_and_what_it_got_before_is_booked(
     assert (account.delivered, account.outstanding) == (60, 40)
 
 
+@given(st.integers(0, 2**32), st.sampled_from(["goodbye", "drain", "unsubscribe"]))
+def test_no_late_copy_makes_a_member_of_one_that_has_left(seed: int, how: str) -> None:
+    world = World(seed, 0, topics=("alpha", "beta"))
+    client = world.add(5001)
+    client.subscribe("alpha", "workers", world.now)
+    while not world.seen(client, Subscribed):
+        world.run(0.01)
+    if how == "goodbye":
+        client.goodbye(world.now)
+    elif how == "drain":
+        client.drain(world.now, 0.1)
+    else:
+        client.unsubscribe("alpha", world.now)
+    world.run(2)
+    assert world.registry.groups(1) == ()
+    if how == "unsubscribe":
+        # It may wish so again.
+        client.subscribe("alpha", "workers", world.now)
+        world.run(2)
+        assert world.registry.member_count(1) == 1
+
+
 class Told:
     """What a member says it got, at any time the same."""
 

@@ -61,6 +61,7 @@ from tempos_broker.control.decisions import (
     too_short,
     topic_fields,
 )
+from tempos_broker.control.late import Late, former
 from tempos_broker.control.listing import Listing
 from tempos_broker.control.proofs import Proofs, told_port
 from tempos_broker.control.proving import unproven
@@ -131,7 +132,7 @@ class ControlServer:
         self._instance = instance
         self._life = random.getrandbits(32) if life is None else life
         self._monotonic = monotonic
-        self._clock = Clock(self._life, monotonic)
+        self._clock, self._late = Clock(self._life, monotonic), Late()
         self._epoch = epoch
         self._returns, self._largest, self._single = returns, largest, single
         self._proofs = proofs
@@ -202,11 +203,12 @@ class ControlServer:
         left = self._fleet.came(request, way)
         try:
             if request.op == "subscribe":
+                self._late.check(request, way, now)
                 first = unproven(self._proofs, self._registry, holder_of(request, way), request, way, now)
                 if first is not None:
                     self.served[Code.PROVE] += 1
                     return first
-                left = self._leave_former(request, way) | self._take_place(request, way)
+                left = self._leave_former(request, way, now) | self._take_place(request, way)
             operation = self._operations.get(request.op)
             if operation is None:
                 raise Refused(Code.UNKNOWN_OPERATION, f"this broker does not {request.op}", "")
@@ -382,14 +384,14 @@ class ControlServer:
         if isinstance(decision.answer, Listed):
             self._registry.will_join(decision.answer.holder, -len(decision.joining))
 
-    def _leave_former(self, request: Request, way: Way) -> frozenset[int]:
+    def _leave_former(self, request: Request, way: Way, now: float) -> frozenset[int]:
         """End what the same client has where it was before its address changed; the topics that this changes.
 
         So one swap takes the one place out and the other in.
         """
         who = None if way.caller.client is None else way.caller.client.id
         changed: set[int] = set()
-        for place in _former(request, way):
+        for place in self._late.moves(request, way, now):
             lease = self._registry.lease_of(Holder(*place, request.client))
             if lease is not None and all(wanted.client == who for wanted in lease.wanted.values()):
                 changed |= self._registry.goodbye(place, request.client)
@@ -411,6 +413,7 @@ class ControlServer:
         for index, wanted in enumerate(request.fields["topics"]):
             ask = (wanted, group, endpoint, request.client, now, way.asked, who)
             try:
+                self._late.check(request, way, now, wanted)
                 way.caller.require(wanted, "subscribe")
                 if is_filter(wanted):
                     found |= {topic.id: topic for topic in self._registry.subscribe_by(*ask)}
@@ -433,6 +436,7 @@ class ControlServer:
         if name is None:
             raise Refused(Code.BAD_REQUEST, "subscribe: neither topic nor topics", "name what is wanted")
         endpoint = (way.caller.ip, request.fields["port"])
+        self._late.check(request, way, now, name)
         way.caller.require(name, "subscribe")
         # Whoever cannot be told that it is a member is not made one.
         size = len(self._joined(way, self._registry.topic(name), group or own_group(*endpoint), U32))
@@ -453,6 +457,7 @@ class ControlServer:
     def _unsubscribe(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require(request.fields["topic"], "subscribe")
         name = request.fields["topic"]
+        self._late.leaves(request, way, now, name)
         left = self._registry.unsubscribe(
             name, request.fields["group"], (way.caller.ip, request.fields["port"]), request.client
         )
@@ -464,7 +469,7 @@ class ControlServer:
     def _heartbeat(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
         holder = holder_of(request, way)
-        for place in _former(request, way):
+        for place in former(request, way):
             self.reports.book_former(Holder(*place, request.client), holder, request.fields)
         # What a member got before it was taken out is news even where it is no member any more.
         self.reports.book(holder, request.fields, now)
@@ -548,6 +553,7 @@ class ControlServer:
     def _drain(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
         holder = holder_of(request, way)
+        self._late.leaves(request, way, now)
         patience = PATIENCE if (told := request.fields["patience_ms"]) is None else told
         leaving = self._registry.drain((holder.ip, holder.port), request.client, now, patience / 1000)
         answer = Drained(holder, request.fields, late=now >= leaving.deadline)
@@ -556,6 +562,7 @@ class ControlServer:
     def _goodbye(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
         holder = holder_of(request, way)
+        self._late.leaves(request, way, now)
         changed = self._registry.goodbye((holder.ip, holder.port), request.client)
         self.reports.book(holder, request.fields, now)
         # A repeated one changes nothing, but what the first one changed may not be in force yet.
@@ -591,9 +598,3 @@ class ControlServer:
         address = self._returns(way.caller.ip, request.fields["port"], way.asked)
         lifetime = LIFETIME * 1000
         return Decision(way, Done({"address": address, "lifetime_ms": lifetime, "probes": PROBE_VERSION_1}))
-
-
-def _former(request: Request, way: Way) -> Iterator[tuple[str, int]]:
-    """Where the client says that it was before, but for where it is."""
-    here = (way.caller.ip, request.fields["port"])
-    return (place for each in request.fields["former"] or () if (place := (each.ip, each.port)) != here)
