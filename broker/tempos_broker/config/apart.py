@@ -22,7 +22,6 @@ from tempos import ConfigError, Unavailable
 from tempos._output import make_whole
 from tempos_broker.config.load import parse
 from tempos_broker.config.model import BrokerConfig, TopicConfig
-from tempos_broker.worker.process import alike
 from tempos_daemon import toml
 
 #: Characters from which on a file is large: some 2,000 topics, which take a tenth of a second.
@@ -33,6 +32,12 @@ PATIENCE = 120.0
 PIECE = 256
 #: What the process gives way by to the broker, which may have to share a processor with it.
 NICE = 10
+
+
+def alike() -> dict[str, Any]:
+    """Arguments of :class:`subprocess.Popen`: the modules of here, and none from wherever the broker is."""
+    path = os.pathsep.join(map(os.path.abspath, sys.path))
+    return {"cwd": "/", "env": {**os.environ, "PYTHONPATH": path}}
 
 
 class Apart:

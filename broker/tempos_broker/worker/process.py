@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from tempos_broker.config.apart import alike
 from tempos_broker.worker.descriptors import send
 from tempos_broker.worker.supervisor import Child, Spawn
 
@@ -28,12 +29,6 @@ END_PATIENCE = 10.0
 #: Not a session: to each of those the kernel gives an equal share of a core (sched_autogroup), whatever the
 #: niceness of what runs in it.
 _APART: dict[str, Any] = {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
-
-
-def alike() -> dict[str, Any]:
-    """Arguments of :class:`subprocess.Popen`: the modules of here, and none from wherever the broker is."""
-    path = os.pathsep.join(map(os.path.abspath, sys.path))
-    return {"cwd": "/", "env": {**os.environ, "PYTHONPATH": path}}
 
 
 class _Stream(asyncio.Protocol):
