@@ -39,7 +39,7 @@ _APART = frozenset({
 })  # fmt: skip
 #: Files that take so long and share what they stand on: they begin early.
 _LONG = _APART | {
-    "test_debian_package.py", "test_fleet.py", "test_manual.py", "test_packages.py",
+    "test_fleet.py", "test_manual.py", "test_packages.py",
     "test_trigger_opcua_security.py",
 }  # fmt: skip
 #: Folders of tests, those first whose files take longest: at the end short ones fill every place.

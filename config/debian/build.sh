@@ -2,7 +2,8 @@
 # Builds the Debian package of tempos into build/, by the Python that runs here: all but benchmarks,
 # with the Python packages that it needs (Debian 12 has older ones), in a folder of their own.
 #
-#   sh config/debian/build.sh PYTHON       PYTHON: of an environment with pip, hatchling and cffi (make deb)
+#   sh config/debian/build.sh PYTHON [WHEEL]   PYTHON: of an environment with pip, hatchling and cffi (make deb);
+#                                              WHEEL: what it is made of, else it is built
 #
 # The same sources and packages give the same bytes: dates are SOURCE_DATE_EPOCH, by default that of the last commit.
 set -eu
@@ -24,9 +25,13 @@ mkdir -p "$home/bin" "$root/usr/bin" "$root/etc/tempos" "$root/lib/systemd/syste
     "$root/usr/share/doc/tempos/examples" "$root/usr/share/man" "$root/usr/share/bash-completion/completions" "$root/DEBIAN"
 
 # The environment: no copy of Python, Debian's own runs it.
-TEMPOS_REQUIRE_NATIVE=1 "$PYTHON" -c 'from hatchling.build import build_wheel; build_wheel("build/deb/wheel")'
+wheel=${2:-}
+if [ -z "$wheel" ]; then
+    TEMPOS_REQUIRE_NATIVE=1 "$PYTHON" -c 'from hatchling.build import build_wheel; build_wheel("build/deb/wheel")'
+    wheel=$(ls build/deb/wheel/*.whl)
+fi
 site=$home/lib/python$python/site-packages
-"$PYTHON" -m pip install -q --target "$site" --no-compile -c constraints.txt "$(ls build/deb/wheel/*.whl)[$PARTS]" rich
+"$PYTHON" -m pip install -q --target "$site" --no-compile -c constraints.txt "$wheel[$PARTS]" rich
 rm -rf "$site/bin" "$site"/*.dist-info/direct_url.json "$site"/*.dist-info/REQUESTED "$site"/*.dist-info/RECORD
 printf 'home = /usr/bin\ninclude-system-site-packages = false\nversion = %s\n' "$python" > "$home/pyvenv.cfg"
 ln -s "/usr/bin/python$python" "$home/bin/python3"
