@@ -15,6 +15,7 @@ import pytest
 from support.counterparts import Mosquitto, NatsServer
 from support.ports import free_ports
 from support.triggers import TOPIC, BrokerBeside, broker_beside, eventually, taking, trigger_here
+from support.waiting import LIMIT
 
 from tempos import ConfigError
 from tempos_trigger import layout
@@ -65,7 +66,7 @@ async def send(port: int, *messages: tuple[str, bytes], qos: int = 1) -> None:
 
 
 async def test_mqtt(broker: BrokerBeside, mosquitto: Mosquitto, tmp_path: Path) -> None:
-    mqtt = {
+    mqtt: dict[str, Any] = {
         "name": "in",
         "kind": "mqtt",
         "server": "127.0.0.1",
@@ -103,6 +104,11 @@ async def test_mqtt(broker: BrokerBeside, mosquitto: Mosquitto, tmp_path: Path) 
         assert told(trigger)["received"] == 62
         # What the server has no acknowledgement of when it ends it would send again.
         await eventually(lambda: source(trigger)["unacknowledged"] == 0)
+
+        # From here on nothing is to grow too old, however busy the machine is.
+        mqtt["max_age"] = LIMIT
+        await trigger.apply(layout.parse(document(broker, mqtt, plain), "d"), "test")
+        await eventually(lambda: source(trigger)["state"] == "up")
 
         # The server is away; what comes while nobody is there waits in the session, which it keeps.
         await asyncio.to_thread(mosquitto.end)
