@@ -55,8 +55,8 @@ class Late:
         by, at, to = found
         if now - at > KNOWN or (by - request.id) & U32 > U32 // 2:
             return
-        if to is not None and to in former(request, way):
-            # It is back, and asks still what it asked there.
+        # By one request a client can ask for a place and leave another one, and ask the same when it is back.
+        if by == request.id and (to is None or to in former(request, way)):
             return
         what = f"topic {topic!r}" if topic else "this place"
         raise Refused(Code.LATE, f"a later request of this client left {what}", "count ids of requests up")
