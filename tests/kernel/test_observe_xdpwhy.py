@@ -124,7 +124,11 @@ def test_each_frame_that_came_nowhere_has_its_topic_and_its_reason(topology: Top
     wanted = {(*WAY, narrow, "refused", "ENETDOWN"): 4, (*WAY, wide, "refused", "ENETDOWN"): 2}
     if mode == "native":
         wanted |= {(*WAY, narrow, "not taken", "ENXIO"): 2, (*WAY, wide, "not taken", "ENXIO"): 3}
-    assert found == wanted
+    # Where frames of others came in between whose one was is not known any more; none is another's.
+    assert sum(found.values()) == sum(wanted.values()), found
+    for (*way, topic, how, why), count in wanted.items():
+        known, unknown = found[(*way, topic, how, why)], found[(*way, None, how, why)]
+        assert 0 < known <= count <= known + unknown, found
 
 
 @contextmanager
