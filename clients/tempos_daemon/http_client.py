@@ -17,4 +17,6 @@ class Transport(httpx.AsyncHTTPTransport):
         try:
             return await super().handle_async_request(request)
         except AttributeError as error:
+            if error.obj is not None:
+                raise
             raise httpx.ConnectError("the connection was reset as it began", request=request) from error

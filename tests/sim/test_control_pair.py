@@ -251,6 +251,22 @@ def test_no_late_copy_makes_a_member_of_one_that_has_left(seed: int, how: str) -
         assert world.registry.member_count(1) == 1
 
 
+@given(st.integers(0, 2**32), st.floats(0, 0.5))
+def test_no_late_copy_takes_one_out_that_has_come_back(seed: int, pause: float) -> None:
+    world = World(seed, 0, topics=("alpha", "beta"))
+    client = world.add(5001)
+    client.subscribe("alpha", "workers", world.now)
+    world.run(2)
+    client.unsubscribe("alpha", world.now)
+    world.run(pause)
+    client.subscribe("alpha", "workers", world.now)
+    # Before any heartbeat could mend it.
+    world.run(0.7)
+    for _ in range(30):
+        assert world.registry.member_count(1) == 1
+        world.run(0.1)
+
+
 class Told:
     """What a member says it got, at any time the same."""
 

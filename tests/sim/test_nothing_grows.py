@@ -17,6 +17,7 @@ from tempos import Framing, PathPolicy, Quality, Topic
 from tempos.control import Confirm, encode_request
 from tempos_broker.broker import Broker
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
+from tempos_broker.control import late
 from tempos_broker.journal import epochs
 from tempos_broker.orders import KeepOut
 from tempos_broker.resend import core, desk
@@ -101,6 +102,7 @@ async def test_nothing_is_left_behind(kind: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(core, "PUBLISHERS", MEMBERS)
     monkeypatch.setattr(desk, "WAYS", MEMBERS)
     monkeypatch.setattr(epochs, "_MOST", MEMBERS)
+    monkeypatch.setattr(late, "MOST", MEMBERS)
     data, control = free_ports(2)
     config = BrokerConfig(
         tuple(map(TopicConfig, TOPICS)), listen=("127.0.0.1",), data_port=data, control_port=control,

@@ -203,7 +203,7 @@ class ControlServer:
         left = self._fleet.came(request, way)
         try:
             if request.op == "subscribe":
-                self._late.check(request, way, now)
+                self._late.comes(request, way, now)
                 first = unproven(self._proofs, self._registry, holder_of(request, way), request, way, now)
                 if first is not None:
                     self.served[Code.PROVE] += 1
@@ -413,7 +413,7 @@ class ControlServer:
         for index, wanted in enumerate(request.fields["topics"]):
             ask = (wanted, group, endpoint, request.client, now, way.asked, who)
             try:
-                self._late.check(request, way, now, wanted)
+                self._late.comes(request, way, now, wanted)
                 way.caller.require(wanted, "subscribe")
                 if is_filter(wanted):
                     found |= {topic.id: topic for topic in self._registry.subscribe_by(*ask)}
@@ -436,7 +436,7 @@ class ControlServer:
         if name is None:
             raise Refused(Code.BAD_REQUEST, "subscribe: neither topic nor topics", "name what is wanted")
         endpoint = (way.caller.ip, request.fields["port"])
-        self._late.check(request, way, now, name)
+        self._late.comes(request, way, now, name)
         way.caller.require(name, "subscribe")
         # Whoever cannot be told that it is a member is not made one.
         size = len(self._joined(way, self._registry.topic(name), group or own_group(*endpoint), U32))
@@ -457,10 +457,10 @@ class ControlServer:
     def _unsubscribe(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require(request.fields["topic"], "subscribe")
         name = request.fields["topic"]
-        self._late.leaves(request, way, now, name)
-        left = self._registry.unsubscribe(
-            name, request.fields["group"], (way.caller.ip, request.fields["port"]), request.client
-        )
+        if not self._late.leaves(request, way, now, name):
+            return Decision(way, Done())
+        here = (way.caller.ip, request.fields["port"])
+        left = self._registry.unsubscribe(name, request.fields["group"], here, request.client)
         # A repeated one changes nothing, but what the first one changed may not be in force yet.
         match = matcher(name)
         held = () if left else (topic.id for topic in self._registry.topics if match(topic.name))
