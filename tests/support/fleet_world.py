@@ -141,10 +141,12 @@ class World:
             first, *others = map(made, self.brokers)
             return all(each == first for each in others) and all(
                 each.fleet is not None and each.fleet.away is None and not each.fleet.view.made[kind].changed
+                # What is as told is said to be lacking until its order has ended.
+                and not lacking(each, kind)
                 for each in self.brokers
             )
 
-        await come_to(alike, lambda: [made(each) for each in self.brokers])
+        await come_to(alike, lambda: [(made(each), lacking(each, kind)) for each in self.brokers])
 
     async def agree_on(self, kind: str, made: Callable[[Broker], dict[str, Made]], *names: str) -> None:
         """Wait until all have these of a kind, and alike."""
