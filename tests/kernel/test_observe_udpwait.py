@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from support.observing import LIMIT, Filtered, Observed, acting, called, inode, rows
+from support.observing import LIMIT, Filtered, Observed, acting, called, inode, rows, undisturbed
 from support.privileges import require_kernel
 
 from tempos_bench.nodes.namespace import Namespace
@@ -31,6 +31,7 @@ def _needs() -> None:
     pytest.skip(done.stderr.strip())
 
 
+@undisturbed
 @pytest.mark.parametrize(
     ("space", "processes"),
     [("here", 1), ("here", 50), ("elsewhere", 1), ("elsewhere", 50), ("other-cpu", 1)],
@@ -66,6 +67,7 @@ def test_waits_are_what_the_reader_knows_of_them(
                 assert row["p50_below_us"] <= row["p99_below_us"] <= max(2 * row["max_us"], 1)
 
 
+@undisturbed
 def test_a_datagram_that_is_read_before_it_is_told_has_the_time_of_no_other(space: Namespace | None) -> None:
     spin = {"count": 3000, "pause_ns": 100_000}
     with acting("udp_spun", space=space, **spin) as acts, Filtered("udpwait", acts, everybody=False) as tools:
@@ -78,6 +80,7 @@ def test_a_datagram_that_is_read_before_it_is_told_has_the_time_of_no_other(spac
             assert row["max_us"] * 1e3 <= each["longest"]
 
 
+@undisturbed
 def test_what_waited_already_is_unknown() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))

@@ -140,7 +140,9 @@ class World:
         def alike() -> bool:
             first, *others = map(made, self.brokers)
             return all(each == first for each in others) and all(
-                each.fleet is not None and each.fleet.away is None and not each.fleet.view.made[kind].changed
+                each.fleet is not None
+                and each.fleet.away is None
+                and not each.fleet.view.made[kind].changed
                 # What is as told is said to be lacking until its order has ended.
                 and not lacking(each, kind)
                 for each in self.brokers

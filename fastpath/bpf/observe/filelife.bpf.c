@@ -9,7 +9,8 @@
  * A system call tells a path, not a file. Where the path begins at a folder that is known and names no other, folder
  * and name say which file it was. Else every file is looked at that was born under this name: first of those whose
  * folder is called as the path says, then of the others (the path goes by a link, or ends at ".."). It is the one that
- * is not any more where it was born: the kernel has just taken it away.
+ * is not any more where it was born: the kernel has just taken it away. Where several go at once, those that the
+ * process itself has created come first.
  */
 #include "calls.h"
 #include "files.h"
@@ -19,6 +20,7 @@
 #define MAX_FILES 32768
 #define SAME_NAME 16
 #define ANY_FOLDER 0
+#define ANYBODY 0
 
 /* What user space puts into `calls`. */
 enum { OPEN = 1, UNLINK, UNLINKAT, RENAME, RENAMEAT };
@@ -34,6 +36,7 @@ struct birth {
 	struct inode *inode;
 	__u64 called;   /* hash of the folder's name */
 	__u64 hash;     /* the kernel's, of folder and name */
+	__u64 pid;      /* of the process that created it */
 };
 
 /* The oldest make room: who creates files for good must not blind us to those that come and go. */
@@ -165,7 +168,7 @@ static __always_inline bool take(const struct place *place, struct birth *birth)
 	return true;
 }
 
-static __always_inline bool take_gone(__u64 name, __u64 called, struct birth *birth)
+static __always_inline bool take_gone(__u64 name, __u64 called, __u64 pid, struct birth *birth)
 {
 	struct alike key = {.name = name, .called = called};
 	struct folders *all = bpf_map_lookup_elem(&known, &key);
@@ -174,7 +177,7 @@ static __always_inline bool take_gone(__u64 name, __u64 called, struct birth *bi
 		struct place place = {.folder = all->of[i], .name = name};
 		struct birth *found = place.folder ? bpf_map_lookup_elem(&births, &place) : NULL;
 
-		if (found && has_gone(&place, found) && take(&place, birth))
+		if (found && (pid == ANYBODY || found->pid == pid) && has_gone(&place, found) && take(&place, birth))
 			return true;
 	}
 	return false;
@@ -185,7 +188,7 @@ static __always_inline bool taken_from(struct text *text, struct names *names, i
 				       struct birth *birth)
 {
 	struct place place = {};
-	__u64 called = ANY_FOLDER;
+	__u64 called = ANY_FOLDER, pid = bpf_get_current_pid_tgid() >> 32;
 
 	if (!split(text, path, names))
 		return false;
@@ -196,7 +199,9 @@ static __always_inline bool taken_from(struct text *text, struct names *names, i
 	}
 	if (names->above)
 		called = hash_of(text, begin_of(text, names->above), names->above);
-	if ((called && take_gone(place.name, called, birth)) || take_gone(place.name, ANY_FOLDER, birth))
+	if ((called && take_gone(place.name, called, pid, birth)) || take_gone(place.name, ANY_FOLDER, pid, birth) ||
+	    (called && take_gone(place.name, called, ANYBODY, birth)) ||
+	    take_gone(place.name, ANY_FOLDER, ANYBODY, birth))
 		return true;
 	if (may_be_beyond(place.name, called) && wanted_here())
 		__sync_fetch_and_add(&lost_names, 1);
@@ -241,6 +246,7 @@ int BPF_PROG(tempos_lived, struct pt_regs *registers, long result)
 
 		if (file && BPF_CORE_READ(file, f_mode) & FMODE_CREATED) {
 			birth.ns = bpf_ktime_get_ns();
+			birth.pid = bpf_get_current_pid_tgid() >> 32;
 			settle(text, BPF_CORE_READ(file, f_path.dentry), &birth);
 		}
 		return 0;
