@@ -307,29 +307,57 @@ int tempos_ping(int fd, uint32_t ip, uint16_t port, const struct tempos_blast_pl
 	return 0;
 }
 
+/* Sends the first `n` messages, whatever becomes of each. */
+static int send_all(int fd, struct mmsghdr *messages, int n, struct tempos_forward_result *result)
+{
+	for (int done = 0; done < n;) {
+		int sent = sendmmsg(fd, messages + done, n - done, 0);
+
+		if (sent < 0 && errno == EINTR)
+			return -EINTR;
+		if (sent < 0) {
+			result->refused++;
+			done++;
+			continue;
+		}
+		result->sent += sent;
+		done += sent;
+	}
+	return 0;
+}
+
+static struct sockaddr_in *endpoints(const uint32_t *ips, const uint16_t *ports, unsigned int count)
+{
+	static struct sockaddr_in to[TEMPOS_FORWARD_MEMBERS];
+
+	if (!count || count > TEMPOS_FORWARD_MEMBERS)
+		return NULL;
+	memset(to, 0, sizeof(to));
+	for (unsigned int i = 0; i < count; i++) {
+		to[i].sin_family = AF_INET;
+		to[i].sin_addr.s_addr = htonl(ips[i]);
+		to[i].sin_port = htons(ports[i]);
+	}
+	return to;
+}
+
 /* What a careful C programmer would write: one batch in, the same batch out, members in turn. */
 int tempos_forward(int fd, const uint32_t *ips, const uint16_t *ports, unsigned int members,
 		   struct tempos_forward_result *result)
 {
 	static uint8_t buffers[BATCH][DATAGRAM_MAX];
-	struct sockaddr_in to[TEMPOS_TRAFFIC_SOCKETS];
+	struct sockaddr_in *to = endpoints(ips, ports, members);
 	struct batch in, out;
 	uint64_t ticket = 0;
 
-	if (!members || members > TEMPOS_TRAFFIC_SOCKETS)
+	if (!to)
 		return -EINVAL;
-	memset(to, 0, sizeof(to));
-	for (unsigned int i = 0; i < members; i++) {
-		to[i].sin_family = AF_INET;
-		to[i].sin_addr.s_addr = htonl(ips[i]);
-		to[i].sin_port = htons(ports[i]);
-	}
 	batch_of_buffers(&in, buffers, DATAGRAM_MAX, BATCH);
 	batch_of_buffers(&out, buffers, DATAGRAM_MAX, BATCH);
 	for (unsigned int i = 0; i < BATCH; i++)
 		out.messages[i].msg_hdr.msg_namelen = sizeof(to[0]);
 	for (;;) {
-		int n = receive_batch(fd, &in, MSG_WAITFORONE);
+		int n = receive_batch(fd, &in, MSG_WAITFORONE), error;
 
 		if (n < 0)
 			return n;
@@ -338,18 +366,38 @@ int tempos_forward(int fd, const uint32_t *ips, const uint16_t *ports, unsigned 
 			out.parts[i].iov_len = in.messages[i].msg_len;
 			out.messages[i].msg_hdr.msg_name = &to[ticket++ % members];
 		}
-		for (int done = 0; done < n;) {
-			int sent = sendmmsg(fd, out.messages + done, n - done, 0);
+		error = send_all(fd, out.messages, n, result);
+		if (error)
+			return error;
+	}
+}
 
-			if (sent < 0 && errno == EINTR)
-				return -EINTR;
-			if (sent < 0) {
-				result->refused++;
-				done++;
-				continue;
-			}
-			result->sent += sent;
-			done += sent;
+/* The same, but each datagram goes to every member, by one call as far as the kernel takes them. */
+int tempos_forward_to_each(int fd, const uint32_t *ips, const uint16_t *ports, unsigned int members,
+			   struct tempos_forward_result *result)
+{
+	static uint8_t buffers[BATCH][DATAGRAM_MAX];
+	static struct mmsghdr out[TEMPOS_FORWARD_MEMBERS];
+	struct sockaddr_in *to = endpoints(ips, ports, members);
+	struct iovec part;
+	struct batch in;
+
+	if (!to)
+		return -EINVAL;
+	batch_of_buffers(&in, buffers, DATAGRAM_MAX, BATCH);
+	for (unsigned int i = 0; i < members; i++)
+		out[i].msg_hdr = (struct msghdr){ &to[i], sizeof(to[i]), &part, 1 };
+	for (;;) {
+		int n = receive_batch(fd, &in, MSG_WAITFORONE), error;
+
+		if (n < 0)
+			return n;
+		result->received += n;
+		for (int i = 0; i < n; i++) {
+			part = (struct iovec){ buffers[i], in.messages[i].msg_len };
+			error = send_all(fd, out, members, result);
+			if (error)
+				return error;
 		}
 	}
 }

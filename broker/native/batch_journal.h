@@ -12,10 +12,10 @@ static uint32_t tempos_batch_journal(struct tempos_batch *b, const struct tempos
 				     uint32_t count, uint32_t epoch, const uint64_t *first_tickets, uint32_t groups)
 {
 	uint64_t first = tempos_journal_first(v, epoch), now = tempos_journal_now();
-	uint64_t tickets[TEMPOS_GROUPS_PER_TOPIC];
+	uint64_t tickets[TEMPOS_JOURNAL_TICKETS];
 	uint32_t kept = 0;
 
-	if (!first || !groups || groups > TEMPOS_GROUPS_PER_TOPIC)
+	if (!first || !groups || groups > TEMPOS_JOURNAL_TICKETS)
 		return 0;
 	memcpy(tickets, first_tickets, groups * sizeof(*tickets));
 	for (; count--; slot = b->slots[slot].next) {
@@ -48,7 +48,7 @@ static uint64_t tempos_journal_find(const struct tempos_journal_view *v, uint64_
 	uint64_t near = first + ticket;
 
 	if (group >= TEMPOS_JOURNAL_TICKETS)
-		return 0;
+		group = TEMPOS_JOURNAL_TICKETS - 1;
 	for (uint64_t away = 0; away <= reach; away++) {
 		if (tempos_journal_drew(v, near + away, epoch, group, ticket))
 			return near + away;

@@ -90,7 +90,7 @@ static int may_join(const struct tempos_batch *b, const struct message *m, const
 }
 
 static struct message *begin_message(const struct tempos_batch *b, struct outbox *o, const struct slot *s, uint16_t topic,
-				     uint8_t epoch, uint8_t group, const struct tempos_members *members,
+				     uint8_t epoch, uint16_t group, const struct tempos_members *members,
 				     const struct member *member)
 {
 	const struct channel *channel = channel_of(o, member->source);
@@ -168,9 +168,9 @@ static void add_copy(struct tempos_batch *b, struct outbox *o, struct message *m
 	m->open = s->length == m->segment;
 }
 
-/* Stage the first `count` slots of the chain for a group that picks by the source, as tempos_batch_stage does. */
+/* Stage the first `count` slots of the chain for a group that picks by the source. */
 static void stage_by_source(struct tempos_batch *b, struct outbox *o, uint16_t topic, uint32_t count,
-			    const struct tempos_members *members, uint8_t epoch, uint8_t group, int last)
+			    const struct tempos_members *members, uint8_t epoch, uint16_t group, int last)
 {
 	for (uint32_t i = 0; i < count; i++) {
 		const struct sockaddr_in *from = &b->slots[b->chain[i]].from;
@@ -236,35 +236,30 @@ static uint32_t leave_for(struct tempos_batch *b, uint32_t count, const struct t
 	return kept;
 }
 
-static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint16_t topic, uint32_t slot, uint32_t count,
-			      const struct tempos_members *members, uint64_t first_ticket,
-			      uint32_t epoch, uint8_t group, int last)
+/* Stage `count` slots from this one on for a group; the i-th that its members take carries number `first` + i. */
+static void stage_group(struct tempos_batch *b, struct outbox *o, uint16_t topic, uint32_t slot, uint32_t count,
+			const struct tempos_members *members, uint64_t first, uint8_t epoch, uint16_t group, int last)
 {
-	struct outbox *o = &b->out[quality];
 	uint32_t n = members->count;
 
-	if (count > b->batch || count > b->capacity - o->copies_end)
-		return -1;
 	for (uint32_t i = 0; i < count; i++) {
 		b->chain[i] = slot;
 		if (b->slots[slot].probe)
 			probe_leaves(slot_bytes(b, slot), b->slots[slot].probe);
 		slot = b->slots[slot].next;
 	}
-	if (members->keep && b->raw < 0)
-		return -1;
 	if (!group)
 		measure_forwarded(b, topic, count);
-	count = leave_for(b, count, members, &first_ticket, last);
+	count = leave_for(b, count, members, &first, last);
+	o->staged += count;
 	if (members->pick) {
-		stage_by_source(b, o, topic, count, members, (uint8_t)epoch, group, last);
-		o->staged += count;
-		return (int)o->staged;
+		stage_by_source(b, o, topic, count, members, epoch, group, last);
+		return;
 	}
 	/* Member by member, so that what one of them gets stands together; its order stays the run's. */
 	for (uint32_t turn = 0; turn < n && turn < count; turn++) {
-		const struct member *member = &members->at[(first_ticket + turn) % n];
-		uint64_t delivery = (first_ticket + turn) / n;
+		const struct member *member = &members->at[(first + turn) % n];
+		uint64_t delivery = (first + turn) / n;
 		struct message *m = NULL;
 
 		for (uint32_t i = turn; i < count; i += n, delivery++) {
@@ -273,13 +268,28 @@ static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint16_t 
 			if (!m || !may_join(b, m, s)) {
 				if (m)
 					seal(m, &o->tx[o->end - 1].msg_hdr);
-				m = begin_message(b, o, s, topic, (uint8_t)epoch, group, members, member);
+				m = begin_message(b, o, s, topic, epoch, group, members, member);
 			}
 			add_copy(b, o, m, b->chain[i], (uint32_t)delivery, last);
 		}
 		seal(m, &o->tx[o->end - 1].msg_hdr);
 	}
-	o->staged += count;
+}
+
+static int tempos_batch_stage(struct tempos_batch *b, uint8_t quality, uint16_t topic, uint32_t slot, uint32_t count,
+			      struct tempos_members *const *groups, const uint64_t *first_tickets, uint32_t n,
+			      uint32_t epoch)
+{
+	struct outbox *o = &b->out[quality];
+
+	if (count > b->batch || (uint64_t)count * n > b->capacity - o->copies_end)
+		return -1;
+	for (uint32_t group = 0; group < n; group++)
+		if (groups[group]->keep && b->raw < 0)
+			return -1;
+	for (uint32_t group = 0; group < n; group++)
+		stage_group(b, o, topic, slot, count, groups[group], first_tickets[group], (uint8_t)epoch,
+			    (uint16_t)group, group == n - 1);
 	return (int)o->staged;
 }
 

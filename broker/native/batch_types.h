@@ -34,7 +34,7 @@
 
 struct tempos_send_error {
 	uint16_t topic;
-	uint8_t group;
+	uint16_t group;
 	uint8_t epoch;
 	int32_t error;
 	uint32_t count;
@@ -113,8 +113,8 @@ struct message {
 	uint8_t fragments;                     /* what is too large for the way goes in fragments, not back */
 	uint8_t raw_tos;                       /* and so is this byte, where `tos` leaves it to the socket */
 	uint8_t raw;                           /* its headers are ours: the source is the sender's */
-	uint8_t group;
 	uint8_t epoch;
+	uint16_t group;
 };
 
 /* An endpoint, and the address of ours that it gets its events from; 0: whichever the kernel prefers. */

@@ -42,7 +42,7 @@ static void tempos_shared_store(uint64_t *at, uint64_t value)
 
 static uint64_t tempos_shared_draw(struct tempos_note *note, const uint64_t *forwarded, uint64_t *counted,
 				   uint64_t *ticket, uint32_t topic, uint32_t epoch, uint32_t group,
-				   uint32_t count)
+				   uint32_t count, uint32_t groups)
 {
 	uint64_t first;
 
@@ -58,7 +58,7 @@ static uint64_t tempos_shared_draw(struct tempos_note *note, const uint64_t *for
 		tempos_shared_store(&note->stage, 2);
 	}
 	first = tempos_shared_add(ticket, count);
-	tempos_shared_store(&note->drawn, note->drawn + count);
+	tempos_shared_store(&note->drawn, note->drawn + (uint64_t)count * groups);
 	tempos_shared_store(&note->stage, 3 + group);
 	return first;
 }

@@ -6,6 +6,7 @@ from typing import Any, NewType
 # These exist for the type checker only; at run time all of them are cffi's cdata.
 CBatch = NewType("CBatch", object)
 CMembers = NewType("CMembers", object)
+CGroups = NewType("CGroups", object)
 CRuns = NewType("CRuns", object)
 CReceipts = NewType("CReceipts", object)
 
@@ -128,11 +129,10 @@ class _Lib:
         topic: int,
         slot: int,
         count: int,
-        members: CMembers,
-        first_ticket: int,
+        groups: CGroups,
+        first_tickets: Sequence[int],
+        n: int,
         epoch: int,
-        group: int,
-        last: bool,
     ) -> int: ...
     def tempos_batch_flush(self, b: CBatch, quality: int, most: int, errors: CSendErrors) -> int: ...
     def tempos_batch_staged(self, b: CBatch, quality: int) -> int: ...
@@ -204,6 +204,7 @@ class _Lib:
         epoch: int,
         group: int,
         count: int,
+        groups: int,
     ) -> int: ...
 
 ffi: _FFI

@@ -22,8 +22,8 @@ from tempos_broker.addresses import Towards
 class Tickets(Protocol):
     """The counters of one topic's groups, one set per epoch; two epochs live at a time."""
 
-    def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
-        """Atomically take ``count`` tickets; returns the first."""
+    def draw(self, topic: int, epoch: int, group: int, count: int, groups: int = 1) -> int:
+        """Atomically take ``count`` tickets; returns the first. ``groups``: so many have them together."""
         ...
 
     def read(self, topic: int, epoch: int, group: int) -> int:
@@ -264,7 +264,7 @@ class LocalTickets:
         #: By topic and epoch, of each group.
         self._next: dict[int, dict[int, int]] = {}
 
-    def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
+    def draw(self, topic: int, epoch: int, group: int, count: int, groups: int = 1) -> int:
         drawn = self._next.setdefault(epoch_row(topic, epoch), {})
         first = drawn.get(group, 0)
         drawn[group] = first + count

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tempos import LocalError, Overflow, Quality, Reason, Topic
-from tempos._abi import GROUPS_PER_TOPIC
 from tempos._rows import Rows
-from tempos._slots import group_slot, slots
+from tempos._slots import TICKETS, group_slot, slots
 from tempos_broker._batch import ffi, lib
 from tempos_broker.config.layout import MAX_BATCH
 from tempos_broker.slowpath.book import ARRIVED, BESIDE, SharedBook
@@ -183,7 +182,7 @@ class NotedTickets:
         #: By row, where it is counted what is forwarded, and what is drawn.
         self._counters: dict[int, tuple[CNumbers, CNumbers]] = {}
 
-    def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
+    def draw(self, topic: int, epoch: int, group: int, count: int, groups: int = 1) -> int:
         row = self._rows.of[topic]
         forwarded, counted = self._counters.get(row) or self._find(topic, row)
         return lib.tempos_shared_draw(
@@ -195,13 +194,14 @@ class NotedTickets:
             epoch & 0xFFFFFFFF,
             group,
             count,
+            groups,
         )
 
     def read(self, topic: int, epoch: int, group: int) -> int:
         return self._tickets.load(group_slot(self._rows.of[topic], epoch, group))
 
     def reset(self, topic: int, epoch: int) -> None:
-        for group in range(GROUPS_PER_TOPIC):
+        for group in range(TICKETS):
             self._tickets.store(group_slot(self._rows.of[topic], epoch, group), 0)
 
     def _find(self, topic: int, row: int) -> tuple[CNumbers, CNumbers]:
@@ -298,7 +298,7 @@ def finish_run(
         return 0
     note = estate.note
     topic, epoch, stage = note.topic, note.epoch, note.stage
-    for group in range(max(0, stage - 2), groups(topic, epoch)):
+    for group in range(max(0, stage - 2), min(groups(topic, epoch), TICKETS)):
         (tickets if stage == 1 and not group else uncounted).draw(topic, epoch, group, count)
     estate.book.counts[topic][_FORWARDED] += count
     return count

@@ -13,9 +13,8 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tempos._abi import GROUPS_PER_TOPIC
 from tempos._rows import Rows
-from tempos._slots import group_slot, slots
+from tempos._slots import TICKETS, group_slot, slots
 from tempos_broker.paths import Tickets
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 _COUNTER = struct.Struct("=Q")
 #: The counters of an epoch that begins.
-_NONE = bytes(GROUPS_PER_TOPIC * _COUNTER.size)
+_NONE = bytes(TICKETS * _COUNTER.size)
 
 
 class FileTickets:
@@ -57,7 +56,7 @@ class FileTickets:
             os.close(self.descriptor)
             raise
 
-    def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
+    def draw(self, topic: int, epoch: int, group: int, count: int, groups: int = 1) -> int:
         if self._shared is not None:
             return self._shared.add(group_slot(self._row_of[topic], epoch, group), count)
         offset = group_slot(self._row_of[topic], epoch, group) * _COUNTER.size
@@ -110,10 +109,10 @@ class CountedTickets:
         self.uncounted = tickets
         self.counts = counts
 
-    def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
+    def draw(self, topic: int, epoch: int, group: int, count: int, groups: int = 1) -> int:
         if not group:
             self.counts.draw(topic, 0, 0, count)
-        return self.uncounted.draw(topic, epoch, group, count)
+        return self.uncounted.draw(topic, epoch, group, count, groups)
 
     def read(self, topic: int, epoch: int, group: int) -> int:
         return self.uncounted.read(topic, epoch, group)

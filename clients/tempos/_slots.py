@@ -2,6 +2,8 @@
 
 Two epochs of a topic live side by side, told apart by the lowest bit: the one that holds, and the one that
 the swap under way ends. Tickets in the kernel, in files and in shared memory, and copies lost, all lie so.
+Each event draws a ticket of every group of its epoch, so of all groups as many are drawn: groups from the
+last ticket on, which only the slow path carries, have that one together, and it is drawn once for all.
 A topic's place is its *row* (:mod:`._rows`), which for narrow ids is the id. A topic's journal is memory of
 its own, whose size follows from the topic's options.
 """
@@ -14,6 +16,10 @@ from dataclasses import dataclass
 from tempos._abi import GROUPS_PER_TOPIC, JOURNAL_BYTES, JOURNAL_CELL, JOURNAL_GUARDS
 
 EPOCHS = 2
+#: Of one epoch.
+TICKETS = GROUPS_PER_TOPIC
+#: Groups of one topic at most.
+MOST_GROUPS = 4096
 #: Bytes that the journal of one topic may take.
 MOST_MEMORY = 1 << 30
 #: What stands in front of the payload in a slot of a journal: ``struct tempos_journal_slot``.
@@ -24,7 +30,7 @@ _SAYS_WHOSE = 1 << 63
 
 def slots(rows: int) -> int:
     """Numbers in a table of so many rows."""
-    return rows * EPOCHS * GROUPS_PER_TOPIC
+    return rows * EPOCHS * TICKETS
 
 
 def epoch_row(row: int, epoch: int) -> int:
@@ -34,7 +40,12 @@ def epoch_row(row: int, epoch: int) -> int:
 
 def group_slot(row: int, epoch: int, group: int) -> int:
     """Which number is a group's."""
-    return epoch_row(row, epoch) * GROUPS_PER_TOPIC + group
+    return epoch_row(row, epoch) * TICKETS + ticket_of(group)
+
+
+def ticket_of(group: int) -> int:
+    """Which of the tickets of an epoch is a group's."""
+    return min(group, TICKETS - 1)
 
 
 def journal_owner(name: str, framing: str) -> int:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tempos import _abi
 from tempos._rows import Rows
-from tempos._slots import epoch_row, group_slot
+from tempos._slots import TICKETS, epoch_row, group_slot
 from tempos_bpf.maps import Map, SharedArray, possible_cpus
 from tempos_fastpath.layout import TICKET_SIZE
 
@@ -35,8 +34,8 @@ class SharedTickets:
         """Whose memory it is, for another process."""
         return self._array.descriptor
 
-    def draw(self, topic: int, epoch: int, group: int, count: int) -> int:
-        """Atomically take ``count`` tickets; returns the first."""
+    def draw(self, topic: int, epoch: int, group: int, count: int, groups: int = 1) -> int:
+        """Atomically take ``count`` tickets; returns the first. ``groups``: so many have them together."""
         return self._array.fetch_add(self._offset(topic, epoch, group), count)
 
     def read(self, topic: int, epoch: int, group: int) -> int:
@@ -49,7 +48,7 @@ class SharedTickets:
         place = epoch_row(row, epoch)
         # Of what is no topic's counters are drawn without that.
         if self._copies is None or self._used[place] or not row:
-            self._array.zero(self._offset(topic, epoch, 0), _abi.GROUPS_PER_TOPIC * TICKET_SIZE)
+            self._array.zero(self._offset(topic, epoch, 0), TICKETS * TICKET_SIZE)
         if self._copies is not None:
             if self._used[place]:
                 self._copies.update(place, bytes(self._copies.value_size * possible_cpus()))

@@ -1,19 +1,25 @@
-"""Subscribers without a group: every one gets every event, in the kernel as long as it carries so many."""
+"""Subscribers without a group: every one gets every event, in the kernel as long as it carries so many.
+
+There may be far more, which the slow path serves.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path as File
 
 import pytest
+from support.life import EVENTS as TOPIC_ID
+from support.life import Life
 from support.privileges import require_kernel, require_netns
-from support.waiting import LIMIT
+from support.waiting import LIMIT, until
 
 from tempos import DATA_PORT, Path, Subscriber, Topic
 from tempos._abi import MAX_GROUPS
 from tempos_bench.measure.broker import Broker
 from tempos_bench.nodes.topology import Topology, build
 
-pytestmark = [pytest.mark.netns, pytest.mark.kernel]
+pytestmark = [pytest.mark.netns]
 
 TOPIC = Topic(id=7, name="news")
 #: Slow enough for 65 who read in one process that others hold up.
@@ -90,6 +96,7 @@ async def news(topology: Topology, broker: Broker) -> list[Reader]:
     return [*leaving, *staying]
 
 
+@pytest.mark.kernel
 def test_one_more_than_the_kernel_carries_moves_all_to_the_slow_path_and_back() -> None:
     require_netns()
     require_kernel()
@@ -109,3 +116,42 @@ def test_one_more_than_the_kernel_carries_moves_all_to_the_slow_path_and_back() 
         assert reader.subscriber.stats.missed == 0
     assert status.closed, status
     assert min(status.fast, status.slow) > 0
+
+
+@pytest.mark.parametrize("worker", [False, True], ids=["", "worker"])
+def test_a_hundred_get_everything_over_a_kill(tmp_path: File, worker: bool) -> None:
+    """More than have a ticket of their own; all are in the ledger, to the event."""
+    require_netns()
+    options = {
+        "quality": {"worker_sq": worker},
+        "limits": {"groups_per_client": 100},
+    }
+
+    def start(life: Life) -> None:
+        life.start({TOPIC_ID: {"name": "events", "class": "SQ"}}, {"mode": "off"}, **options)
+
+    async def read(life: Life) -> list[Reader]:
+        subscribers = [Subscriber(life.topology.facing_subscriber, "events") for _ in range(100)]
+        await asyncio.gather(*(each.__aenter__() for each in subscribers))
+        readers = [*map(Reader, subscribers)]
+        await asyncio.to_thread(life.send, TOPIC_ID)
+        for reader in readers:
+            await reader.until(49)
+        await asyncio.to_thread(life.kill)
+        await asyncio.to_thread(start, life)
+        await asyncio.to_thread(life.send, TOPIC_ID)
+        for reader in readers:
+            await reader.until(99)
+        await asyncio.to_thread(until, lambda: delivered(life) == [100] * 100, lambda: delivered(life))
+        await asyncio.gather(*(reader.drain() for reader in readers))
+        return readers
+
+    def delivered(life: Life) -> list[int]:
+        return [group["delivered"] for group in life.topic("events")["groups"] if group["tickets"] == 100]
+
+    with build("straight") as topology, Life(topology, tmp_path) as life:
+        start(life)
+        readers = topology.subscriber.call(lambda: asyncio.run(read(life)))
+        account = life.topic("events")
+    assert [reader.got for reader in readers] == [list(range(100))] * 100
+    assert (account["received"], account["slow"], account["problems"]) == (100, 100, [])

@@ -25,6 +25,7 @@ SMALL = {
     "round-trip": ("rounds=1", "round_trips=50"),
     "slow-path": ("rounds=1", "seconds=1"),
     "slow-path-gso": ("rounds=1", "seconds=1"),
+    "fanout-many": ("rounds=1", "subscribers=70", "events=5"),
     "fanout-rate": ("repetitions=1", "rounds=1", "deliveries=16000", "slow_deliveries=1600"),
     "repair": ("rounds=1", "seconds=0.3", "losses=[0.01]", "shapes=[[1,1],[2,2]]", "rates=[2000,1000]"),
     "collector-churn": ("changes=30", "senders=200"),

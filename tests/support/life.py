@@ -57,10 +57,11 @@ class Life:
         command = (*self.python, f"{before}\n{RUN if libbpf else WITHOUT_LIBBPF}")
         if command == (PYTHON, "-c", f"\n{RUN}"):
             command = (PYTHON, "-m", "tempos_broker")
-        quality = table.pop("quality", {})
+        quality, limits = table.pop("quality", {}), table.pop("limits", {})
         lease = table.pop("lease", 10.0)
         lines = ["[broker]", *_values(table), "[state]", f"file = {json.dumps(state)}"]
         lines += ["[quality]", *_values(quality)]  # type: ignore[arg-type]
+        lines += ["[limits]", *_values(limits)]  # type: ignore[arg-type]
         lines += ["[control]", "heartbeat = 0.5", f"lease = {lease}", "[fastpath]", *_values(fast or {})]
         for id_, topic in topics.items():
             lines += [

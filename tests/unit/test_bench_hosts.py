@@ -82,7 +82,7 @@ def test_every_scenario_can_run_on_hosts_or_says_why_not() -> None:
     for name in suite.MODULES:
         assert (hosts.why_not(name) is None) is (name in hosts.ON_HOSTS)
     stay = suite.MODULES.keys() - set(hosts.ON_HOSTS)
-    measured = {"redirect", "program-time", "scale", "slowdown", "fanout-rate", "journal-cost"}
+    measured = {"redirect", "program-time", "scale", "slowdown", "fanout-rate", "fanout-many", "journal-cost"}
     assert stay == {
         *measured,
         "fleet-churn",

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tempos import ConfigError
-from tempos._abi import GROUPS_PER_TOPIC
+from tempos._slots import MOST_GROUPS
 from tempos.names import FILTER_RULE, NAME_RULE
 from tempos_broker.config import BrokerConfig, parse
 from tempos_broker.config.model import FleetConfig
@@ -116,7 +116,7 @@ FAULTS = [
     ("[limits]\nmembers_per_group = 1\n" + TOPIC + MEMBER + 'group = "x"\n' + MEMBER + 'port = 5\ngroup = "x"',
      'topic[0].member puts 2 members into group "x"; allowed: at most 1 (limits.members_per_group)'),
     ("[limits]\ngroups_per_topic = 2\n" + TOPIC + MEMBER + 'group = "x"\n' + MEMBER + "port = 5\n" + MEMBER + "port = 6",
-     f"topic[0].member makes 3 groups; allowed: at most 2 (limits.groups_per_topic, itself at most {GROUPS_PER_TOPIC})"),
+     f"topic[0].member makes 3 groups; allowed: at most 2 (limits.groups_per_topic, itself at most {MOST_GROUPS})"),
     # broker
     ("[broker]\nlisten = []\n" + TOPIC, f"broker.listen has 0 entries; allowed: a list of 1 to 8, each {LISTEN_RULE}"),
     ('[broker]\nlisten = "10.0.0.1"\n' + TOPIC,
@@ -143,7 +143,7 @@ FAULTS = [
     *[(f'[fastpath]\ninterfaces = ["{interface}"]\n{TOPIC}',
        f'fastpath.interfaces[0] is "{interface}"; allowed: the name of a network interface, such as "eth0"')
       for interface in ("", "a/b", "a b", "..", "sixteen-letters!")],
-    ("[limits]\ngroups_per_topic = 65\n" + TOPIC, "limits.groups_per_topic is 65; allowed: an integer from 1 to 64"),
+    ("[limits]\ngroups_per_topic = 4097\n" + TOPIC, "limits.groups_per_topic is 4097; allowed: an integer from 1 to 4096"),
     ("[limits]\ndatagram = 23\n" + TOPIC, "limits.datagram is 23; allowed: an integer from 24 to 65507"),
     ("[control]\nlease = 2\n" + TOPIC, "control.heartbeat is 2.5; allowed: less than control.lease, which is 2.0"),
     ("[control]\nlease = nan\n" + TOPIC, "control.lease is nan; allowed: a number of seconds from 0.05 to 3600"),

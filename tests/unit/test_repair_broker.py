@@ -98,3 +98,10 @@ def test_journals_find_an_event_by_the_ticket_of_any_group() -> None:
     assert [each and each.payload for each in found[1]] == [b"0", b"2", b"1", b"3", None]
     assert journal.find(first, 9, 2, 0, 16) is None
     assert journal.find(first, 8, 0, 0, 16) is None
+    # Where there are more groups than the kernel carries one process draws for all: they have equal tickets.
+    journal.begin(10, 4)
+    for ticket in range(3):
+        assert journal.put(10, [ticket] * 300, b"%d" % ticket)
+    for group in (1, 31, 32, 63, 299):
+        found = [[journal.find(journal.first(10), 10, group, ticket, 16) for ticket in range(4)]]
+        assert [each and each.payload for each in found[0]] == [b"0", b"1", b"2", None]

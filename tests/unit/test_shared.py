@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tempos import Framing, Group, Member, Quality, Reason, Route, Topic
-from tempos._abi import GROUPS_PER_TOPIC
 from tempos._rows import Rows
+from tempos._slots import TICKETS
 from tempos.wire import encode_raw
 from tempos_broker.config.model import Limits
 from tempos_broker.paths import LocalTickets
@@ -81,9 +81,9 @@ def test_all_draw_from_one_sequence_and_the_account_is_read_by_another(scene: Sc
     assert scene.counted.read(TOPIC, EPOCH + 1, 0) == scene.counted.read(TOPIC, EPOCH, 1) == 0
     scene.theirs.book.counts[TOPIC][ARRIVED] += 2
     scene.theirs.book.counts[TOPIC][Reason.NO_MEMBER] += 2
-    scene.theirs.book.lose(TOPIC, EPOCH + 1, GROUPS_PER_TOPIC - 1, 1)
+    scene.theirs.book.lose(TOPIC, EPOCH + 1, TICKETS - 1, 1)
     assert scene.estate.book.counters() == {TOPIC: {Reason.NO_MEMBER: 2}}
-    assert scene.estate.book.lost(TOPIC, EPOCH + 1, GROUPS_PER_TOPIC - 1) == 1
+    assert scene.estate.book.lost(TOPIC, EPOCH + 1, TICKETS - 1) == 1
     scene.counted.reset(TOPIC, EPOCH)
     assert scene.worker.read(TOPIC, EPOCH, 0) == 0
 
@@ -147,13 +147,14 @@ def test_what_a_kill_leaves_between_the_socket_and_the_book_is_counted(scene: Sc
         assert scene.finish() == 0, "only once"
 
 
-def test_what_was_sent_is_no_loss_of_the_killed(scene: Scene) -> None:
+@pytest.mark.parametrize("groups", [2, 100])
+def test_what_was_sent_is_no_loss_of_the_killed(scene: Scene, groups: int) -> None:
     batched = pytest.importorskip("tempos_broker.slowpath.batched")
     member = Member("127.0.0.1", 9)
     topic = Topic(TOPIC, "raw", framing=Framing.RAW)
     core: SlowPath = SlowPath((topic,), scene.worker, 64, 64, scene.theirs.book)
     batch = batched.Batch(core, (topic,), Limits(batch=16, datagram=64), receipts=scene.theirs.receipts)
-    route = Route(topic, EPOCH, (Group("g", (member,)), Group("h", (member,))))
+    route = Route(topic, EPOCH, tuple(Group(f"g{number}", (member,)) for number in range(groups)))
     core.swap(route)
     batch.swap(route)
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -164,12 +165,47 @@ def test_what_was_sent_is_no_loss_of_the_killed(scene: Scene) -> None:
         batch.receive(DataSocket(far, watches_drops=False), 16)
         delivery = core.next_best_effort(16)
         assert delivery is not None
-        assert scene.estate.unsent() == 10
+        assert scene.estate.unsent() == 5 * groups
         batch.stage(Quality.BQ, delivery)
         batch.flush(Quality.BQ, most=9)
-        assert 0 < scene.estate.unsent() < 10
+        assert 0 < scene.estate.unsent() < 5 * groups
         batch.flush(Quality.BQ)
         assert scene.estate.unsent() == 0
+
+
+def test_a_run_for_more_groups_than_tickets_is_finished_for_all(scene: Scene) -> None:
+    groups = TICKETS + 36
+    topic = Topic(TOPIC, "raw", framing=Framing.RAW)
+    core: SlowPath = SlowPath((topic,), scene.worker, 64, 64, scene.theirs.book)
+    core.swap(Route(topic, EPOCH, tuple(Group(f"g{n}", (Member("127.0.0.1", 9),)) for n in range(groups))))
+    core.arrived(TOPIC, COUNT, Nothing())
+    draw, drawn = scene.worker.draw, 0
+
+    def until_killed(*what: int) -> int:
+        nonlocal drawn
+        if drawn == TICKETS - 1:
+            raise KeyboardInterrupt
+        drawn += 1
+        return draw(*what)
+
+    scene.worker.draw = until_killed
+    with pytest.raises(KeyboardInterrupt):
+        core.next_best_effort(16)
+    assert shared.finish_run(scene.estate, scene.counted, scene.tickets, lambda *_: groups) == COUNT
+    assert [scene.tickets.read(TOPIC, EPOCH, group) for group in range(groups)] == [COUNT] * groups
+    scene.theirs.book.lose(TOPIC, EPOCH, groups - 1, 2)
+    scene.theirs.book.lose(TOPIC, EPOCH, TICKETS, 1)
+    assert sum(scene.estate.book.lost(TOPIC, EPOCH, group) for group in range(groups)) == 3
+
+
+class Nothing:
+    """The load of a run that nobody looks into."""
+
+    def split(self, count: int) -> tuple[Nothing, Nothing]:
+        return self, self
+
+    def release(self) -> None:
+        return
 
 
 def _killed(*_: object) -> None:

@@ -294,13 +294,14 @@ def ping(sock: socket.socket, to: Endpoint, datagrams: Datagrams, timeout: float
     return list(samples[0 : answered[0]])
 
 
-def forward(sock: socket.socket, members: Sequence[Endpoint]) -> dict[str, int]:
-    """Forward to ``members`` in turn until a signal interrupts; returns what was done."""
+def forward(sock: socket.socket, members: Sequence[Endpoint], *, each: bool = False) -> dict[str, int]:
+    """Forward to ``members`` in turn, or to ``each``, until a signal interrupts; returns what was done."""
     ffi, lib = _native()
     result = ffi.new("struct tempos_forward_result *")
     ips, ports = [m.number for m in members], [m.port for m in members]
     with suppress(InterruptedError):
-        check(lib.tempos_forward(sock.fileno(), ips, ports, len(members), result))
+        go = lib.tempos_forward_to_each if each else lib.tempos_forward
+        check(go(sock.fileno(), ips, ports, len(members), result))
     return {"received": result.received, "sent": result.sent, "refused": result.refused}
 
 

@@ -47,16 +47,16 @@ class Lane:
         self.source = Probe(a, core)
         self.sink = Probe(c, core)
         self.sink.attach("count_and_drop", c.interfaces[0])
-        self._to = (mac or mac_of(b.address), b.address, DATA_PORT)
+        self._to = (mac or mac_of(b.address), b.address)
         self._body = bytes(payload - wire.HEADER_LEN)
         self.aim(TOPIC.id)
 
-    def aim(self, topic: int) -> None:
-        """From now on the frames are events of this topic."""
+    def aim(self, topic: int, port: int = DATA_PORT) -> None:
+        """From now on the frames are events of this topic, to that port."""
         a = self.topology.publisher
         frame = udp_frame(
             (mac_of(a.address), a.address, _SOURCE_PORT),
-            self._to,
+            (*self._to, port),
             wire.encode_event(topic, publisher=1, sequence=1, sent_ns=1, body=self._body),
         )
         self.source.prepare(frame, a.interfaces[0])

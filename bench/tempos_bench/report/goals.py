@@ -34,6 +34,7 @@ GOALS = (
         ("ratio, native", "ratio, generic"),
     ),
     Goal("fan-out to 4 groups", "tc clone", "fanout-rate", ("*4 groups*tc*", "*tc*4 groups*")),
+    Goal("1,000 plain subscribers, slow path", "a bare `sendmmsg` loop", "fanout-many", ("ratio to*",)),
     Goal("a topic with a journal, fast path", "one without, same run", "journal-cost", ("fast path*ratio",)),
     Goal("1 % random loss on each leg", "", "repair", ("lost", "doubled", "*, median", "*, p99")),
     Goal(

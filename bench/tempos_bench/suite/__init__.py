@@ -53,7 +53,7 @@ from tempos_bench.suite.observe import peers as observe_peers
 from tempos_bench.suite.observe import sources as observe_sources
 from tempos_bench.suite.observe import watched
 from tempos_bench.suite.topics import churn as topic_churn
-from tempos_bench.suite.topics import journal_cost, redelivery
+from tempos_bench.suite.topics import journal_cost, many, redelivery
 from tempos_bench.suite.topics import scale as topics_scale
 
 #: Scenario by the name of its file.
@@ -66,6 +66,7 @@ MODULES: dict[str, ModuleType] = {
     "director": director,
     "fanout-churn": fanout_churn,
     "fanout-exact": fanout_exact,
+    "fanout-many": many,
     "fanout-rate": fanout_rate,
     "fleet-churn": fleet_churn,
     "fleet-join": fleet_join,

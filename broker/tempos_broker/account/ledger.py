@@ -373,11 +373,11 @@ class Ledger:
             return 0
         ticketed = 0
         for epoch, groups in state.open if isinstance(state, Quiet) else state.open.items():
-            for number, (name, _) in enumerate(groups):
-                # Of nothing nobody has a share, whoever is where.
-                if name == group and (drawn := self.tickets(topic, epoch, number)):
-                    at = self._positions.of(topic, epoch, groups, number, holder)
-                    ticketed += 0 if at is None else share(drawn, at.place, at.of)
+            number = self._positions.number(topic, epoch, groups, group)
+            # Of nothing nobody has a share, whoever is where.
+            if number is not None and (drawn := self.tickets(topic, epoch, number)):
+                at = self._positions.of(topic, epoch, groups, number, holder)
+                ticketed += 0 if at is None else share(drawn, at.place, at.of)
         return ticketed
 
     def _held(self, topic: int, group: str, account: Account, epoch: int) -> bool:
@@ -385,7 +385,8 @@ class Ledger:
         if not account.stamped or epoch in account.shares:
             return True
         groups = self._open(topic).get(epoch, ())
-        return any(name == group and account.holder in holders for name, holders in groups)
+        number = self._positions.number(topic, epoch, groups, group)
+        return number is not None and account.holder in groups[number][1]
 
     def progress(self, holder: Holder, places: Iterable[tuple[int, str]]) -> tuple[int, int]:
         """What a holder was ticketed so far in these topics and groups, and what it has told that it got."""

@@ -15,7 +15,6 @@ from typing import Any
 from tempos import Fanout, Framing, Overflow, PathPolicy, Pick, Prefer, Quality, Topic, Unheard
 from tempos._abi import (
     EVENT_HEADER_LEN,
-    GROUPS_PER_TOPIC,
     JOURNAL_BYTES,
     JOURNAL_MOST_BYTES,
     JOURNAL_MOST_EVENTS,
@@ -29,7 +28,7 @@ from tempos._abi import (
     WIDE,
     WIDE_IDS,
 )
-from tempos._slots import MOST_MEMORY, JournalLayout
+from tempos._slots import MOST_GROUPS, MOST_MEMORY, JournalLayout
 from tempos_broker.config import own_kinds
 from tempos_broker.config.groups import GROUP, build_group, rule_groups, rule_pick
 from tempos_broker.config.model import (
@@ -166,8 +165,8 @@ LIMITS: Keys = _defaults(
     datagram=kinds.whole(EVENT_HEADER_LEN, MAX_PAYLOAD),
     receive_buffer=kinds.whole(4096, MAX_RECEIVE_BUFFER),
     members_per_group=kinds.whole(1, MAX_MEMBERS),
-    groups_per_topic=kinds.whole(1, GROUPS_PER_TOPIC),
-    groups_per_client=kinds.whole(1, GROUPS_PER_TOPIC),
+    groups_per_topic=kinds.whole(1, MOST_GROUPS),
+    groups_per_client=kinds.whole(1, MOST_GROUPS),
     unheard=kinds.choice("warn", "evict"),
     vacant=kinds.seconds(0, 30 * 86400),
     topics=kinds.whole(1, MAX_TOPICS),
@@ -474,7 +473,7 @@ def _rule_sizes(root: Table, faults: Faults) -> None:
             faults.add(
                 topic.at("member"),
                 f"makes {count(len(sizes), 'group')}; allowed: at most {most} "
-                f"({limits.at('groups_per_topic')}, itself at most {GROUPS_PER_TOPIC})",
+                f"({limits.at('groups_per_topic')}, itself at most {MOST_GROUPS})",
             )
         most = limits.get("members_per_group")
         for group, size in sizes.items():

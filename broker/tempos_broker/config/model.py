@@ -117,7 +117,7 @@ class Limits:
     datagram: int = 2048
     receive_buffer: int = 8 * 1024 * 1024
     members_per_group: int = 64
-    groups_per_topic: int = 64
+    groups_per_topic: int = 1024
     groups_per_client: int = 8
     unheard: str = "warn"
     vacant: float = 3600.0

@@ -11,7 +11,8 @@ from dataclasses import fields
 from typing import Any
 
 from tempos import GroupOptions
-from tempos._abi import GROUPS_PER_TOPIC, MAX_MEMBERS
+from tempos._abi import MAX_MEMBERS
+from tempos._slots import MOST_GROUPS
 from tempos_broker.config import layout
 from tempos_broker.config.bad import BadDocument
 from tempos_broker.config.completing import framed
@@ -26,7 +27,7 @@ TOPIC: Keys = {**layout.TOPIC, "id": Key(layout.TOPIC["id"].holds, None)}
 
 #: What judges a topic by itself, wherever it is to be served.
 ANYWHERE = BrokerConfig(
-    topics=(), listen=(), limits=Limits(members_per_group=MAX_MEMBERS, groups_per_topic=GROUPS_PER_TOPIC)
+    topics=(), listen=(), limits=Limits(members_per_group=MAX_MEMBERS, groups_per_topic=MOST_GROUPS)
 )
 
 

@@ -119,6 +119,7 @@ class Memory:
         if group:
             position = lib.tempos_journal_find(self.view, first, epoch, group, ticket & _U32, reach)
         entry = self.read(position) if position else None
+        group = min(group, JOURNAL_TICKETS - 1)
         # It may have been another's by the time that it was read.
         if entry is None or entry.epoch != epoch or entry.tickets[group] != ticket & _U32:
             return None
@@ -136,9 +137,10 @@ class Memory:
         first = self.first(epoch)
         if not first:
             return False
+        kept = tickets[:JOURNAL_TICKETS]
         return bool(
             lib.tempos_journal_put(
-                self.view, first + tickets[0], epoch, tickets, len(tickets), payload, len(payload), now()
+                self.view, first + tickets[0], epoch, kept, len(kept), payload, len(payload), now()
             )
         )
 

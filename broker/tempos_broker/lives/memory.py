@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tempos import Framing, Reason, Topic
-from tempos._abi import GROUPS_PER_TOPIC, TOPIC_MAX
+from tempos._abi import TOPIC_MAX
+from tempos._slots import MOST_GROUPS
 from tempos.control import Out
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.exporting import with_texts
@@ -227,7 +228,7 @@ def _check_ledger(stored: Any) -> None:
     if len(listed(stored["open"])) > OPEN:
         raise ValueError(f"{len(stored['open'])} epochs cannot be open")
     for epoch, groups in stored["open"]:
-        if whole(epoch, 0, U32) > latest or len(listed(groups)) > GROUPS_PER_TOPIC:
+        if whole(epoch, 0, U32) > latest or len(listed(groups)) > MOST_GROUPS:
             raise ValueError(f"epoch {epoch} cannot be open")
         distinct(name_of(name) for name, _ in groups)
         for name, members in groups:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from tempos._abi import GROUPS_PER_TOPIC
+from tempos._slots import MOST_GROUPS
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.lives.checks import epoch_of, holder_of_row, listed, name_of, port_of, wholes
@@ -83,7 +83,7 @@ def applied(old: Groups, rows: Iterable[Sequence[Any]]) -> list[tuple[str, tuple
             raise ValueError(f"a holder is twice in group {name!r}")
         if not holders:
             del groups[name]
-    if len(groups) > GROUPS_PER_TOPIC:
+    if len(groups) > MOST_GROUPS:
         raise ValueError(f"{len(groups)} groups are too many")
     return [(name, tuple(holders)) for name, holders in groups.items()]
 

@@ -15,8 +15,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from tempos import Framing, GroupOptions, Member, Pick, Quality, Reason, Route, Topic
-from tempos._abi import GROUPS_PER_TOPIC
+from tempos._abi import JOURNAL_TICKETS
 from tempos._senders import options_of, ranges_of, takings
+from tempos._slots import MOST_GROUPS, TICKETS
 from tempos._spread import slots_of
 from tempos.requests import probe
 from tempos_broker._batch import ffi, lib
@@ -105,8 +106,9 @@ class Batch:
         core.on_nobody = self._nobody
         self._on_foreign = on_foreign
         self._limit = limits.batch
-        # Of a class, less than a batch is staged before a delivery of at most a batch to every group.
-        copies = limits.batch * (GROUPS_PER_TOPIC + 1)
+        # Of a class, less than a batch is staged before a delivery of at most a batch to every group; where
+        # there are more groups than tickets, of fewer.
+        copies = max(limits.batch * (TICKETS + 1), limits.batch + MOST_GROUPS)
         slots = limits.queue_sq + limits.queue_bq + 5 * limits.batch
         batch = lib.tempos_batch_new(slots, limits.datagram, limits.batch, copies)
         if batch == ffi.NULL:
@@ -126,7 +128,7 @@ class Batch:
         self._errors = ffi.new("struct tempos_send_error[]", copies)
         #: Topics whose datagrams have a header.
         self._events: set[int] = set()
-        self._members: dict[int, tuple[CMembers, ...]] = {}
+        self._members: dict[int, _Groups] = {}
         self._routes: dict[int, Route] = {}
         #: By topic and group: where what the group takes of some senders is counted.
         self._taken: dict[int, dict[int, int]] = {}
@@ -199,8 +201,8 @@ class Batch:
             options = options_of(route)
             self._taken[route.topic.id] = {each.group: each.meant for each in takings(options) if each.meant}
             pick = route.topic.pick
-            self._members[route.topic.id] = tuple(
-                _compile(group.members, out, pick, of) for group, of in zip(groups, options, strict=True)
+            self._members[route.topic.id] = _Groups(
+                [_compiled(group.members, out, pick, of) for group, of in zip(groups, options, strict=True)]
             )
 
     def leave_out(self, towards: frozenset[Towards]) -> None:
@@ -237,28 +239,26 @@ class Batch:
 
     def stage(self, quality: Quality, delivery: Delivery[SlotChain]) -> bool:
         epoch, load, class_ = delivery.route.epoch & 0xFF, delivery.load, _QUALITIES[quality]
-        topic = delivery.route.topic.id
-        groups = self._members.get(topic, ())
-        last, staged = len(groups) - 1, 0
-        taken = self._taken.get(topic, {})
+        topic, first = delivery.route.topic.id, delivery.first_tickets
+        groups = self._members[topic]
+        assert len(first) == len(groups.each), "what is drawn and what is staged go by one route"
+        taken = self._taken.get(topic)
         journal = self._journals.get(topic)
         if journal is not None:
+            kept = first[:JOURNAL_TICKETS]
             lib.tempos_batch_journal(
-                self._batch, journal.view, load.head, delivery.count, delivery.route.epoch & _ALL,
-                delivery.first_tickets, len(delivery.first_tickets),
+                self._batch, journal.view, load.head, delivery.count, delivery.route.epoch & _ALL, kept,
+                len(kept),
             )  # fmt: skip
-        for group, members in enumerate(groups):
-            first = delivery.first_tickets[group]
-            if group in taken:
-                meant = lib.tempos_batch_meant(self._batch, load.head, delivery.count, members)
-                first = self._core.meant(topic, delivery.route.epoch, taken[group], meant)
-            staged = lib.tempos_batch_stage(
-                self._batch, class_, topic, load.head, delivery.count, members, first, epoch, group,
-                group == last,
-            )  # fmt: skip
-            assert staged >= 0, "flushed whenever a batch is gathered, so there is room"
+        for group, number in taken.items() if taken else ():
+            meant = lib.tempos_batch_meant(self._batch, load.head, delivery.count, groups.each[group])
+            first[group] = self._core.meant(topic, delivery.route.epoch, number, meant)
+        staged = lib.tempos_batch_stage(
+            self._batch, class_, topic, load.head, delivery.count, groups.all, first, len(first), epoch
+        )
+        assert staged >= 0, "flushed whenever a batch is gathered, so there is room"
         if delivery.route.topic.pick is not Pick.TURN:
-            self._tell_picked(delivery.route, groups)
+            self._tell_picked(delivery.route, groups.each)
         self._staged[quality] = staged
         return staged >= self._limit
 
@@ -367,6 +367,25 @@ class Batch:
         ]
 
 
+class _Groups:
+    """Those of a route as they are staged: ``each``, and ``all`` in a row."""
+
+    __slots__ = ("all", "each")
+
+    def __init__(self, each: Sequence[CMembers]) -> None:
+        self.each = each
+        self.all = ffi.new("struct tempos_members *[]", each)
+
+
+def _compiled(
+    members: Sequence[Member], left_out: frozenset[Towards], pick: Pick, options: GroupOptions
+) -> CMembers:
+    """A group; whoever is alone in one that gets all is one object wherever it is the same one."""
+    if len(members) == 1 and not options.is_of_path:
+        return _alone(members[0], (members[0].ip, members[0].source) in left_out)
+    return _compile(members, left_out, pick, options)
+
+
 def _compile(
     members: Sequence[Member],
     left_out: frozenset[Towards],
@@ -396,10 +415,15 @@ def _takes(members: CMembers, options: GroupOptions) -> int:
     return lib.tempos_members_takes(members, starts, groups, options.every, options.keep)
 
 
+@lru_cache(MOST_GROUPS)
+def _alone(member: Member, left_out: bool) -> CMembers:
+    return _compile([member], frozenset({(member.ip, member.source)} if left_out else ()))
+
+
 @lru_cache(SHARED)
-def _only(member: Member, left_out: bool) -> tuple[CMembers, ...]:
+def _only(member: Member, left_out: bool) -> _Groups:
     """The groups of a topic that has one member: one object wherever it is the same one."""
-    return (_compile([member], frozenset({(member.ip, member.source)} if left_out else ())),)
+    return _Groups([_alone(member, left_out)])
 
 
 @lru_cache(SHARED)

@@ -14,9 +14,8 @@ from collections.abc import Collection, Mapping, MutableSequence
 from typing import Protocol, cast
 
 from tempos import Reason
-from tempos._abi import GROUPS_PER_TOPIC
 from tempos._rows import UNKNOWN, Rows
-from tempos._slots import group_slot, slots
+from tempos._slots import TICKETS, group_slot, slots
 
 #: Reasons that count losses beside the datagrams received; all others sum up to them.
 BESIDE = frozenset({Reason.SEND_ERROR, Reason.SOCKET_OVERRUN})
@@ -61,13 +60,13 @@ class Book:
         self._lost[slot] = self._lost.get(slot, 0) + count
 
     def lost(self, topic: int, epoch: int, group: int) -> int:
-        """Copies for a group that were lost, of the two latest epochs."""
-        return self._lost.get(group_slot(topic, epoch, group), 0)
+        """Copies for a group that were lost, of the two latest epochs; once of those that share a number."""
+        return 0 if group >= TICKETS else self._lost.get(group_slot(topic, epoch, group), 0)
 
     def begin(self, topic: int, epoch: int) -> None:
         """An epoch begins: of it nothing is lost."""
         if self._lost:
-            for group in range(GROUPS_PER_TOPIC):
+            for group in range(TICKETS):
                 self._lost.pop(group_slot(topic, epoch, group), None)
 
     def settled(self, topic: int) -> int:
@@ -117,11 +116,11 @@ class SharedBook(Book):
 
     def lost(self, topic: int, epoch: int, group: int) -> int:
         row = self._rows.of.get(topic)
-        return 0 if row is None else self._losses[group_slot(row, epoch, group)]
+        return 0 if row is None or group >= TICKETS else self._losses[group_slot(row, epoch, group)]
 
     def begin(self, topic: int, epoch: int) -> None:
         first = group_slot(self._rows.of[topic], epoch, 0)
-        for slot in range(first, first + GROUPS_PER_TOPIC):
+        for slot in range(first, first + TICKETS):
             self._losses[slot] = 0
 
     def number(self, topic: int, reason: int) -> int:

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from tempos import LocalError, Overflow, Quality, Reason, Route, Topic
 from tempos._abi import MAX_GROUPS, NARROW, PRIORITIES
 from tempos._rows import UNKNOWN, is_topic
+from tempos._slots import TICKETS
 from tempos_broker.paths import RateLimits, Tickets
 from tempos_broker.slowpath.book import ARRIVED, Book
 
@@ -249,7 +250,7 @@ class SlowPath(Generic[LoadT]):
         if route is None or not route.groups:
             counts[_NO_MEMBER] += 1
             return None
-        tickets = [self._tickets.draw(topic, route.epoch, group, 1) for group in range(len(route.groups))]
+        tickets = self._draw(route, 1)
         counts[_FORWARDED] += 1
         return route, tickets
 
@@ -290,7 +291,8 @@ class SlowPath(Generic[LoadT]):
     def next_strict(self, limit: int, copies: int | None = None) -> Delivery[LoadT] | None:
         """The next at most ``limit`` datagrams of strict quality, or None if none waits.
 
-        ``copies``: fewer, if to all groups they were more copies than that; but at least one datagram.
+        ``copies``: fewer, if to all groups they were more copies than that (None: 64 of each); but at least
+        one datagram.
         """
         return self._next(self._strict, limit, copies) if self._strict.waiting else None
 
@@ -338,8 +340,9 @@ class SlowPath(Generic[LoadT]):
             topic, count, load = lane.popleft()
             route = self._routes.get(topic)
             most = limit
-            if copies is not None and route is not None and route.groups:
-                most = min(limit, max(1, copies // len(route.groups)))
+            if route is not None and route.groups and (copies is not None or len(route.groups) > TICKETS):
+                room = limit * TICKETS if copies is None else copies
+                most = max(1, min(limit, room // len(route.groups)))
             if count > most:
                 load, rest = load.split(most)
                 lane.appendleft((topic, count - most, rest))
@@ -351,10 +354,16 @@ class SlowPath(Generic[LoadT]):
                 self._counts[topic][_NO_MEMBER] += count
                 self.on_nobody(topic, count, load)
                 continue
-            draw, epoch = self._tickets.draw, route.epoch
-            first_tickets = []
-            for group in range(len(route.groups)):
-                first_tickets.append(draw(topic, epoch, group, count))  # noqa: PERF401 - one call less per run
+            first_tickets = self._draw(route, count)
             self._counts[topic][_FORWARDED] += count
             return Delivery(route, first_tickets, count, load)
         return None
+
+    def _draw(self, route: Route, count: int) -> list[int]:
+        """So many tickets of each group of a route; the first of each."""
+        draw, topic, epoch, groups = self._tickets.draw, route.topic.id, route.epoch, len(route.groups)
+        if groups <= TICKETS:
+            return [draw(topic, epoch, group, count) for group in range(groups)]
+        together = groups - TICKETS + 1
+        first = [draw(topic, epoch, group, count) for group in range(TICKETS - 1)]
+        return first + [draw(topic, epoch, TICKETS - 1, count, together)] * together
