@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from support import functions
-from support.observing import Line, Observed
+from support.observing import Line, Observed, undisturbed
 from support.privileges import require_kernel, require_tracepoints
 
 pytestmark = pytest.mark.kernel
@@ -137,6 +137,7 @@ def pauses(lines: list[Line], done: Done) -> None:
     assert {pid for (pid,) in events(lines, "pid")} <= {done["pid"]}
 
 
+@undisturbed
 @pytest.mark.parametrize(("act", "check", "more"), [
     ("opens", opensnoop, ()), ("reads", scread, ()), ("lives", filelife, ()), ("sockets", sockstat, ()),
     ("joins", sofamily, ()), ("joins", soprotocol, ()), ("datagrams", socketio, ()),

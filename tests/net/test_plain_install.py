@@ -16,7 +16,7 @@ from pathlib import Path
 import msgpack
 import pytest
 from support.ports import free_ports
-from support.waiting import LIMIT
+from support.waiting import LIMIT, stands
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -92,8 +92,7 @@ def test_broker_and_clients_work_with_msgpack_alone(plain: dict[str, str], tmp_p
             tempos("sub", "-t", "news", *ports, "--count", "2", "--timeout", "30", "--json"),
             env=plain, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert subscriber.stderr is not None
-        assert "news" in subscriber.stderr.readline(), "tells when the subscription stands"
+        assert "news" in stands(subscriber.stderr), "tells when the subscription stands"
         for body in ("first", "second"):
             subprocess.run(
                 tempos("pub", "-t", "news", *ports, "--data-port", str(data), "-m", body),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import IO
 
 from tempos_bench.nodes.patience import patience
 
@@ -19,3 +20,11 @@ def until(
     while not condition():
         assert time.monotonic() < end, what() if callable(what) else what
         time.sleep(0.02)
+
+
+def stands(err: IO[str] | None) -> str:
+    """What `tempos sub` says once its subscription stands; before, it may say that nobody has answered yet."""
+    assert err is not None
+    while (line := err.readline()) and "subscribed to" not in line:
+        pass
+    return line

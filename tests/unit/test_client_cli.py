@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from support.beside import beside
 from support.minibroker import MiniBrokerThread
-from support.waiting import LIMIT
+from support.waiting import LIMIT, stands
 
 from tempos import Framing, Topic, control, wire
 from tempos.cli import bodies, extensions, ledger, main, status
@@ -56,8 +56,7 @@ def test_what_is_published_is_printed(
     with tempos("sub", *ports(broker), "-t", "heat", "-t", "raw", "--count", "9", "--timeout", "9") as plain:
         with tempos("sub", *ports(broker), "-t", "heat", "--json", "--count", "8", "--stats") as as_json:
             for process in (plain, as_json):
-                assert process.stderr is not None
-                assert process.stderr.readline().startswith("subscribed to heat")
+                assert stands(process.stderr).startswith("subscribed to heat")
             assert publish(broker, "-t", "heat", "-m", "21.5 °C") == 0
             assert publish(broker, "-t", "heat", "--json", "-m", '{"c": [1, null]}') == 0
             assert publish(broker, "-t", "heat", "--size", "3", "--count", "2", "--rate", "1000") == 0
@@ -105,8 +104,7 @@ def said(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_cleanly_with_a_goodbye(broker: MiniBrokerThread, number: int, code: int) -> None:
     with tempos("sub", *ports(broker), "-t", "heat") as process:
-        assert process.stderr is not None
-        process.stderr.readline()
+        assert stands(process.stderr)
         assert broker.core.members("heat")
         process.send_signal(number)
         assert said(process) == ("", [])
