@@ -23,7 +23,7 @@ def until(
 
 
 def stands(err: IO[str] | None) -> str:
-    """What `tempos sub` says once its subscription stands; before, it may say that nobody has answered yet."""
+    """What `tempos sub` says once its subscription stands; before, it may say that nobody has answered."""
     assert err is not None
     while (line := err.readline()) and "subscribed to" not in line:
         pass
