@@ -48,7 +48,7 @@ static uint64_t tempos_journal_find(const struct tempos_journal_view *v, uint64_
 	uint64_t near = first + ticket;
 
 	if (group >= TEMPOS_JOURNAL_TICKETS)
-		group = TEMPOS_JOURNAL_TICKETS - 1;
+		return 0;
 	for (uint64_t away = 0; away <= reach; away++) {
 		if (tempos_journal_drew(v, near + away, epoch, group, ticket))
 			return near + away;

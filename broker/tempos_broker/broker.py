@@ -157,11 +157,11 @@ class Broker:
         self._past.counting.slow_counters = self._slow.counters
         self._past.counting.slow_lost = self._slow.lost
         self._past.counting.slow_under_way = self._slow.under_way
-        self._repairs = Desk(self._registry, journals, self._past.tickets.read, self._slow.say)
+        self._repairs = Desk(self._registry, journals, self._past.counting.drawn_of, self._slow.say)
         self._resends = Resends(
             self._registry,
             journals,
-            self._past.tickets.read,
+            self._past.counting.drawn_of,
             route=lambda topic: states[topic].route if topic in states else None,
             forward=self._slow.send_now,
             is_waiting=self._slow.is_waiting,
@@ -176,7 +176,7 @@ class Broker:
             self._registry,
             self._ledger,
             journals,
-            self._past.tickets.read,
+            self._past.counting.drawn_of,
             self._slow.say,
             self._past.keeper.put,
             instance=self._past.instance,

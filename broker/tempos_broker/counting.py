@@ -12,6 +12,7 @@ from functools import partial
 from tempos import Pick, Reason, Route
 from tempos._abi import NARROW
 from tempos._senders import Taken, options_of, takings
+from tempos._slots import ticket_of
 from tempos.model import Volume
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.account.shares import with_taken
@@ -95,10 +96,13 @@ class Counting:
 
     def drawn(self, topic: int, epoch: int, groups: int) -> list[int]:
         """Tickets drawn so far from each group of an epoch, and what goes with them (`account.shares`)."""
-        tickets = self.tickets.read
-        drawn = [tickets(topic, epoch, index) for index in range(groups)]
+        drawn = [self.drawn_of(topic, epoch, index) for index in range(groups)]
         taken = self._taken.get(topic, {}).get(epoch, ())
-        return with_taken(drawn, taken, partial(tickets, topic, epoch)) if taken else drawn
+        return with_taken(drawn, taken, partial(self.tickets.read, topic, epoch)) if taken else drawn
+
+    def drawn_of(self, topic: int, epoch: int, group: int) -> int:
+        """Tickets drawn so far from the group at this place of an epoch's route."""
+        return self.tickets.read(topic, epoch, ticket_of(group))
 
     def opened(self, route: Route) -> None:
         """An epoch begins; of groups that do not get all more is counted than tickets."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tempos import LocalError, Overflow, Quality, Reason, Topic
 from tempos._rows import Rows
-from tempos._slots import TICKETS, group_slot, slots
+from tempos._slots import NUMBERS, TICKETS, group_slot, slots
 from tempos_broker._batch import ffi, lib
 from tempos_broker.config.layout import MAX_BATCH
 from tempos_broker.slowpath.book import ARRIVED, BESIDE, SharedBook
@@ -201,7 +201,7 @@ class NotedTickets:
         return self._tickets.load(group_slot(self._rows.of[topic], epoch, group))
 
     def reset(self, topic: int, epoch: int) -> None:
-        for group in range(TICKETS):
+        for group in range(NUMBERS):
             self._tickets.store(group_slot(self._rows.of[topic], epoch, group), 0)
 
     def _find(self, topic: int, row: int) -> tuple[CNumbers, CNumbers]:

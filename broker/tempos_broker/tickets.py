@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tempos._rows import Rows
-from tempos._slots import TICKETS, group_slot, slots
+from tempos._slots import NUMBERS, group_slot, slots
 from tempos_broker.paths import Tickets
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _COUNTER = struct.Struct("=Q")
 #: The counters of an epoch that begins.
-_NONE = bytes(TICKETS * _COUNTER.size)
+_NONE = bytes(NUMBERS * _COUNTER.size)
 
 
 class FileTickets:

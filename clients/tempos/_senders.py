@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from tempos._abi import RANGES
-from tempos._slots import TICKETS
+from tempos._slots import NUMBERS
 from tempos.model import GroupOptions, Route
 
 #: Networks of all groups of a topic: each begins a range and ends one (`fastpath/bpf/meant.h`).
@@ -45,7 +45,7 @@ def _none_of(group: str) -> GroupOptions:
 
 def takings(options: Sequence[GroupOptions]) -> tuple[Taken, ...]:
     """Of the groups of a route that do not get all; the counters are the last ones of the topic's."""
-    found, last = [], TICKETS
+    found, last = [], NUMBERS
     for index, each in enumerate(options):
         if each.sources:
             last -= 1

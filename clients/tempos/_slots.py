@@ -2,8 +2,9 @@
 
 Two epochs of a topic live side by side, told apart by the lowest bit: the one that holds, and the one that
 the swap under way ends. Tickets in the kernel, in files and in shared memory, and copies lost, all lie so.
-Each event draws a ticket of every group of its epoch, so of all groups as many are drawn: groups from the
-last ticket on, which only the slow path carries, have that one together, and it is drawn once for all.
+Each event draws a ticket of every group of its epoch. Groups from the 32nd on, which only the slow path
+carries, have theirs together: it is drawn once for all of them, and is the last that a journal has room for.
+Of a foreign topic, which never has so many, other counters stand behind the tickets.
 A topic's place is its *row* (:mod:`._rows`), which for narrow ids is the id. A topic's journal is memory of
 its own, whose size follows from the topic's options.
 """
@@ -13,11 +14,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from tempos._abi import GROUPS_PER_TOPIC, JOURNAL_BYTES, JOURNAL_CELL, JOURNAL_GUARDS
+from tempos._abi import GROUPS_PER_TOPIC, JOURNAL_BYTES, JOURNAL_CELL, JOURNAL_GUARDS, JOURNAL_TICKETS
 
 EPOCHS = 2
-#: Of one epoch.
-TICKETS = GROUPS_PER_TOPIC
+#: Tickets of one epoch; and numbers in all.
+TICKETS = JOURNAL_TICKETS
+NUMBERS = GROUPS_PER_TOPIC
 #: Groups of one topic at most.
 MOST_GROUPS = 4096
 #: Bytes that the journal of one topic may take.
@@ -30,7 +32,7 @@ _SAYS_WHOSE = 1 << 63
 
 def slots(rows: int) -> int:
     """Numbers in a table of so many rows."""
-    return rows * EPOCHS * TICKETS
+    return rows * EPOCHS * NUMBERS
 
 
 def epoch_row(row: int, epoch: int) -> int:
@@ -39,12 +41,12 @@ def epoch_row(row: int, epoch: int) -> int:
 
 
 def group_slot(row: int, epoch: int, group: int) -> int:
-    """Which number is a group's."""
-    return epoch_row(row, epoch) * TICKETS + ticket_of(group)
+    """Where the number of a group with a ticket of its own is, or one behind those."""
+    return epoch_row(row, epoch) * NUMBERS + group
 
 
 def ticket_of(group: int) -> int:
-    """Which of the tickets of an epoch is a group's."""
+    """Which of the numbers of an epoch is a group's ticket."""
     return min(group, TICKETS - 1)
 
 

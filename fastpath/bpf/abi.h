@@ -67,7 +67,7 @@
 #define TEMPOS_KEEP_ALIVE_LEN 2
 
 #define TEMPOS_MAX_GROUPS 16        /* of one topic, that the kernel carries */
-#define TEMPOS_GROUPS_PER_TOPIC 64  /* that have a ticket each; more of them have the last one together */
+#define TEMPOS_GROUPS_PER_TOPIC 64  /* numbers of an epoch of a topic: tickets, and counters behind them */
 #define TEMPOS_MAX_MEMBERS 512
 #define TEMPOS_SMALL_MEMBERS 8      /* a wide topic with no more of them has a small route */
 /*
@@ -115,7 +115,7 @@
  * holds tickets.
  */
 #define TEMPOS_JOURNAL_CELL 128
-#define TEMPOS_JOURNAL_TICKETS 32    /* groups whose tickets a slot holds; those beyond have the last one's */
+#define TEMPOS_JOURNAL_TICKETS 32    /* groups that have a ticket each, as many as a slot holds; more have the last together */
 #define TEMPOS_JOURNAL_BYTES 1472    /* of payload that a slot holds where a topic does not say: what 1,500 carry */
 #define TEMPOS_JOURNAL_MOST_BYTES 9000
 #define TEMPOS_JOURNAL_MOST_EVENTS 1048576
@@ -359,7 +359,7 @@ struct tempos_ports {
 };
 
 /*
- * One ticket counter; slot = (row * 2 + epoch % 2) * GROUPS_PER_TOPIC + group, or the last. Those of one topic and epoch lie
+ * One ticket counter; slot = (row * 2 + epoch % 2) * GROUPS_PER_TOPIC + group. Those of one topic and epoch lie
  * together, and share their cache lines with no other's.
  */
 struct tempos_ticket {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tempos._rows import Rows
-from tempos._slots import TICKETS, epoch_row, group_slot
+from tempos._slots import NUMBERS, epoch_row, group_slot
 from tempos_bpf.maps import Map, SharedArray, possible_cpus
 from tempos_fastpath.layout import TICKET_SIZE
 
@@ -48,7 +48,7 @@ class SharedTickets:
         place = epoch_row(row, epoch)
         # Of what is no topic's counters are drawn without that.
         if self._copies is None or self._used[place] or not row:
-            self._array.zero(self._offset(topic, epoch, 0), TICKETS * TICKET_SIZE)
+            self._array.zero(self._offset(topic, epoch, 0), NUMBERS * TICKET_SIZE)
         if self._copies is not None:
             if self._used[place]:
                 self._copies.update(place, bytes(self._copies.value_size * possible_cpus()))

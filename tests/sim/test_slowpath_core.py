@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tempos import Framing, Group, LocalError, Member, Overflow, Quality, Reason, Route, Topic
+from tempos._abi import JOURNAL_TICKETS
 from tempos_broker.paths import LocalTickets
 from tempos_broker.slowpath.book import BESIDE
 from tempos_broker.slowpath.core import Delivery, SlowPath
@@ -229,6 +230,31 @@ def test_reads_ahead_only_while_strict_events_have_a_member() -> None:
     assert core.read_ahead > 1
     core.swap(Route(TOPICS[1], 2, ()))
     assert core.read_ahead == 1
+
+
+def test_groups_beyond_the_tickets_have_one_together_whoever_draws_beside() -> None:
+    """So a journal, which has no room for more, knows theirs."""
+
+    class Beside(LocalTickets):
+        """Somebody else draws of a group whenever this one did."""
+
+        def draw(self, topic: int, epoch: int, group: int, count: int, groups: int = 1) -> int:
+            first = super().draw(topic, epoch, group, count)
+            super().draw(topic, epoch, group, group % 3)
+            return first
+
+    tickets = Beside()
+    core: SlowPath[Numbers] = SlowPath(TOPICS.values(), tickets, 10, 10)
+    groups = tuple(Group(f"g{number}", (Member("10.0.0.1", 1),)) for number in range(200))
+    core.swap(Route(TOPICS[1], 1, groups))
+    for _ in range(3):
+        core.arrived(1, 1, Numbers([0], []))
+        delivery = core.next_strict(10)
+        assert delivery is not None
+        assert len(delivery.first_tickets) == 200
+    assert len(set(delivery.first_tickets)) > 1
+    (together,) = {*delivery.first_tickets[JOURNAL_TICKETS - 1 :]}
+    assert together == 2 + 2 * ((JOURNAL_TICKETS - 1) % 3)
 
 
 @pytest.mark.parametrize("change", [{"framing": Framing.RAW}, {"name": "other"}, None])

@@ -98,7 +98,7 @@ def test_journals_find_an_event_by_the_ticket_of_any_group() -> None:
     assert [each and each.payload for each in found[1]] == [b"0", b"2", b"1", b"3", None]
     assert journal.find(first, 9, 2, 0, 16) is None
     assert journal.find(first, 8, 0, 0, 16) is None
-    # Where there are more groups than the kernel carries one process draws for all: they have equal tickets.
+    # Those beyond the tickets that a slot has room for have the last one together.
     journal.begin(10, 4)
     for ticket in range(3):
         assert journal.put(10, [ticket] * 300, b"%d" % ticket)

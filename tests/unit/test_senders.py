@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tempos import Group, GroupOptions, Route, Topic
 from tempos._abi import RANGES
 from tempos._senders import MOST_NETWORKS, options_of, ranges_of, takes, takings
-from tempos._slots import TICKETS
+from tempos._slots import NUMBERS
 from tempos_broker.account.accounts import Holder, Share
 from tempos_broker.account.shares import shares_of, with_taken
 
@@ -53,7 +53,7 @@ def test_counters_of_groups_with_senders_are_the_last_of_the_topic() -> None:
                                     GroupOptions("c", every=2)))  # fmt: skip
     route = Route(topic, 1, tuple(Group(name, ()) for name in "abcd"))
     found = [(each.group, each.meant, each.every) for each in takings(options_of(route))]
-    assert found == [(1, TICKETS - 1, 3), (2, 0, 2), (3, TICKETS - 2, 1)]
+    assert found == [(1, NUMBERS - 1, 3), (2, 0, 2), (3, NUMBERS - 2, 1)]
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000), st.integers(1, 20), st.integers(1, 5))

@@ -192,7 +192,9 @@ def test_a_run_for_more_groups_than_tickets_is_finished_for_all(scene: Scene) ->
     with pytest.raises(KeyboardInterrupt):
         core.next_best_effort(16)
     assert shared.finish_run(scene.estate, scene.counted, scene.tickets, lambda *_: groups) == COUNT
-    assert [scene.tickets.read(TOPIC, EPOCH, group) for group in range(groups)] == [COUNT] * groups
+    assert [scene.tickets.read(TOPIC, EPOCH, number) for number in range(TICKETS + 1)] == [
+        COUNT
+    ] * TICKETS + [0]
     scene.theirs.book.lose(TOPIC, EPOCH, groups - 1, 2)
     scene.theirs.book.lose(TOPIC, EPOCH, TICKETS, 1)
     assert sum(scene.estate.book.lost(TOPIC, EPOCH, group) for group in range(groups)) == 3

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tempos import Framing, Group, Member, Quality, Reason, Route, Topic
 from tempos._rows import is_topic
-from tempos._slots import TICKETS, JournalLayout
+from tempos._slots import NUMBERS, JournalLayout
 from tempos.wire import check_payload, decode_event, encode_event, topic_in
 from tempos_broker.config.model import Limits
 from tempos_broker.paths import LocalTickets
@@ -286,7 +286,7 @@ def test_what_a_member_gets_leaves_from_its_source_whatever_it_came_to(listen: t
         assert seen.total() == 16
 
 
-@pytest.mark.parametrize("count", [TICKETS, TICKETS + 36])
+@pytest.mark.parametrize("count", [NUMBERS, NUMBERS + 36])
 def test_a_batch_goes_to_many_groups(count: int) -> None:
     """All copies of a delivery are staged at once; each is stamped for its own member."""
     core, batch = make()
@@ -306,7 +306,7 @@ def test_a_batch_goes_to_many_groups(count: int) -> None:
             deliveries += 1
             batch.stage(Quality.BQ, delivery)
             assert batch.flush(Quality.BQ) is None
-        assert deliveries == (1 if count == TICKETS else 2)
+        assert deliveries == (1 if count == NUMBERS else 2)
         for index, sink in enumerate(sinks[1:], 1):
             step = 1 + index % 2
             events = [decode_event(sink.recv(100)) for _ in range(8 // step)]

@@ -15,7 +15,7 @@ import pytest
 from tempos import Unavailable
 from tempos._abi import TOPIC_MAX
 from tempos._rows import Rows
-from tempos._slots import TICKETS
+from tempos._slots import NUMBERS
 from tempos_broker.lives import store as module
 from tempos_broker.lives.store import Store, Stored, Thing
 from tempos_broker.tickets import FileTickets
@@ -25,7 +25,7 @@ def test_counters_go_on_in_the_next_process(tmp_path: Path) -> None:
     # So many that the file is not of whole pages by itself.
     rows = Rows(topics=41)
     rows.give(TOPIC_MAX, rows.count - 1)
-    last = (TOPIC_MAX, 1, TICKETS - 1)
+    last = (TOPIC_MAX, 1, NUMBERS - 1)
     first = FileTickets(tmp_path / "tickets", rows)
     assert [first.draw(*last, 3), first.draw(*last, 1), first.draw(1, 0, 0, 5)] == [0, 3, 0]
     first.close()

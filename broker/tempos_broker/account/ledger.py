@@ -32,6 +32,7 @@ from typing import Any
 
 from tempos import Reason
 from tempos._abi import MAX_GROUPS
+from tempos._slots import ticket_of
 from tempos.control import Sent
 from tempos_broker.account.accounts import (
     Account,
@@ -375,7 +376,7 @@ class Ledger:
         for epoch, groups in state.open if isinstance(state, Quiet) else state.open.items():
             number = self._positions.number(topic, epoch, groups, group)
             # Of nothing nobody has a share, whoever is where.
-            if number is not None and (drawn := self.tickets(topic, epoch, number)):
+            if number is not None and (drawn := self.tickets(topic, epoch, ticket_of(number))):
                 at = self._positions.of(topic, epoch, groups, number, holder)
                 ticketed += 0 if at is None else share(drawn, at.place, at.of)
         return ticketed

@@ -13,8 +13,7 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tempos._abi import JOURNAL_TICKETS
-from tempos._slots import JournalLayout
+from tempos._slots import TICKETS, JournalLayout, ticket_of
 from tempos_broker._batch import ffi, lib
 
 if TYPE_CHECKING:
@@ -115,11 +114,10 @@ class Memory:
 
         ``reach``: by how much it may differ from the ticket of the first group.
         """
-        position = first + ticket
+        position, group = first + ticket, ticket_of(group)
         if group:
             position = lib.tempos_journal_find(self.view, first, epoch, group, ticket & _U32, reach)
         entry = self.read(position) if position else None
-        group = min(group, JOURNAL_TICKETS - 1)
         # It may have been another's by the time that it was read.
         if entry is None or entry.epoch != epoch or entry.tickets[group] != ticket & _U32:
             return None
@@ -137,7 +135,7 @@ class Memory:
         first = self.first(epoch)
         if not first:
             return False
-        kept = tickets[:JOURNAL_TICKETS]
+        kept = tickets[:TICKETS]
         return bool(
             lib.tempos_journal_put(
                 self.view, first + tickets[0], epoch, kept, len(kept), payload, len(payload), now()
@@ -153,11 +151,11 @@ class Memory:
     def read(self, position: int) -> Entry | None:
         """The event of a position; None: it is not there, or not any more."""
         head = ffi.new("struct tempos_journal_slot *")
-        tickets = ffi.new("uint32_t[]", JOURNAL_TICKETS)
+        tickets = ffi.new("uint32_t[]", TICKETS)
         payload = ffi.new("uint8_t[]", self.layout.bytes)
         if not lib.tempos_journal_read(self.view, position, head, tickets, payload):
             return None
-        others = range(1, min(head.groups, JOURNAL_TICKETS))
+        others = range(1, min(head.groups, TICKETS))
         held = head.length <= self.layout.bytes
         return Entry(
             position,

@@ -18,7 +18,7 @@ from typing import Any
 
 from tempos import Group, Member, Reason, Route, Topic
 from tempos._rows import NoRow, Rows
-from tempos._slots import TICKETS
+from tempos._slots import NUMBERS, TICKETS
 from tempos.model import NOBODY
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
@@ -204,7 +204,7 @@ class Continuity:
         tickets = self.tickets.uncounted if isinstance(self.tickets, CountedTickets) else self.tickets
         for epoch, groups in self._ledger.open_epochs(topic).items():
             # Behind those of the groups a foreign topic has others.
-            numbers = TICKETS if self._states[topic].route.topic.ports else min(groups, TICKETS)
+            numbers = NUMBERS if self._states[topic].route.topic.ports else min(groups, TICKETS)
             drawn = [self._source.tickets.read(topic, epoch, number) for number in range(numbers)]
             self._fetched[topic] = self._fetched.get(topic, self._ledger.drawn(topic)) + sum(drawn[:1])
             self.counting.fetched_lost[topic, epoch] = self._source.lost(topic, epoch, groups)

@@ -15,9 +15,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from tempos import Framing, GroupOptions, Member, Pick, Quality, Reason, Route, Topic
-from tempos._abi import JOURNAL_TICKETS
 from tempos._senders import options_of, ranges_of, takings
-from tempos._slots import MOST_GROUPS, TICKETS
+from tempos._slots import MOST_GROUPS, NUMBERS, TICKETS
 from tempos._spread import slots_of
 from tempos.requests import probe
 from tempos_broker._batch import ffi, lib
@@ -107,8 +106,8 @@ class Batch:
         self._on_foreign = on_foreign
         self._limit = limits.batch
         # Of a class, less than a batch is staged before a delivery of at most a batch to every group; where
-        # there are more groups than tickets, of fewer.
-        copies = max(limits.batch * (TICKETS + 1), limits.batch + MOST_GROUPS)
+        # there are very many, of fewer.
+        copies = max(limits.batch * (NUMBERS + 1), limits.batch + MOST_GROUPS)
         slots = limits.queue_sq + limits.queue_bq + 5 * limits.batch
         batch = lib.tempos_batch_new(slots, limits.datagram, limits.batch, copies)
         if batch == ffi.NULL:
@@ -245,7 +244,7 @@ class Batch:
         taken = self._taken.get(topic)
         journal = self._journals.get(topic)
         if journal is not None:
-            kept = first[:JOURNAL_TICKETS]
+            kept = first[:TICKETS]
             lib.tempos_batch_journal(
                 self._batch, journal.view, load.head, delivery.count, delivery.route.epoch & _ALL, kept,
                 len(kept),

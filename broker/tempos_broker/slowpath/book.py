@@ -15,7 +15,7 @@ from typing import Protocol, cast
 
 from tempos import Reason
 from tempos._rows import UNKNOWN, Rows
-from tempos._slots import TICKETS, group_slot, slots
+from tempos._slots import TICKETS, group_slot, slots, ticket_of
 
 #: Reasons that count losses beside the datagrams received; all others sum up to them.
 BESIDE = frozenset({Reason.SEND_ERROR, Reason.SOCKET_OVERRUN})
@@ -56,7 +56,7 @@ class Book:
 
     def lose(self, topic: int, epoch: int, group: int, count: int) -> None:
         """``count`` copies for a group are lost; the epoch may be its low byte."""
-        slot = group_slot(topic, epoch, group)
+        slot = group_slot(topic, epoch, ticket_of(group))
         self._lost[slot] = self._lost.get(slot, 0) + count
 
     def lost(self, topic: int, epoch: int, group: int) -> int:
@@ -112,7 +112,7 @@ class SharedBook(Book):
         return {topic: self.counts[topic] for topic in topics if topic in self._rows.of}
 
     def lose(self, topic: int, epoch: int, group: int, count: int) -> None:
-        self._losses[group_slot(self._rows.of[topic], epoch, group)] += count
+        self._losses[group_slot(self._rows.of[topic], epoch, ticket_of(group))] += count
 
     def lost(self, topic: int, epoch: int, group: int) -> int:
         row = self._rows.of.get(topic)

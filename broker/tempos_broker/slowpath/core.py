@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 from tempos import LocalError, Overflow, Quality, Reason, Route, Topic
 from tempos._abi import MAX_GROUPS, NARROW, PRIORITIES
 from tempos._rows import UNKNOWN, is_topic
-from tempos._slots import TICKETS
+from tempos._slots import NUMBERS, TICKETS
 from tempos_broker.paths import RateLimits, Tickets
 from tempos_broker.slowpath.book import ARRIVED, Book
 
@@ -340,8 +340,8 @@ class SlowPath(Generic[LoadT]):
             topic, count, load = lane.popleft()
             route = self._routes.get(topic)
             most = limit
-            if route is not None and route.groups and (copies is not None or len(route.groups) > TICKETS):
-                room = limit * TICKETS if copies is None else copies
+            if route is not None and route.groups and (copies is not None or len(route.groups) > NUMBERS):
+                room = limit * NUMBERS if copies is None else copies
                 most = max(1, min(limit, room // len(route.groups)))
             if count > most:
                 load, rest = load.split(most)
