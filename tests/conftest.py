@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import functools
+import gc
 import os
 import signal
 import subprocess
@@ -26,6 +29,24 @@ signal.signal(signal.SIGTERM, signal.default_int_handler)
 # broker takes 0.5 s of the processor then, and 1.3 s otherwise.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+
+if sys.version_info[:2] == (3, 11):
+    # Parsing ends with a SystemError where the collector runs meanwhile and what it takes away logs a
+    # traceback, which is parsed as well (3.11.2 and 3.11.7; not 3.10, 3.12).
+    _parse = ast.parse
+
+    @functools.wraps(_parse)
+    def _parse_alone(*arguments: Any, **options: Any) -> ast.AST:
+        was = gc.isenabled()
+        gc.disable()
+        try:
+            return _parse(*arguments, **options)
+        finally:
+            if was:
+                gc.enable()
+
+    ast.parse = _parse_alone
 
 
 def pytest_configure(config: pytest.Config) -> None:

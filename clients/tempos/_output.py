@@ -18,21 +18,42 @@ import sys
 from typing import Any
 
 
-class Whole(io.FileIO):
-    """A file whose :meth:`write` ends when all is written, or raises :class:`OSError`."""
+class Whole(io.BufferedWriter):
+    """A file whose :meth:`write` and :meth:`flush` end when all is written, or raise :class:`OSError`.
+
+    An interrupt may come between any two steps of Python. What the kernel has taken by then only the buffer
+    knows, which is not written in Python: so nothing is printed twice. ``through``: nothing is kept back.
+    """
+
+    def __init__(self, raw: io.FileIO, *, through: bool) -> None:
+        super().__init__(raw)
+        self._through = through
 
     def write(self, data: Any, /) -> int:
         """Write all bytes of ``data``, however often it takes; gives their number."""
         with memoryview(data) as view, view.cast("B") as left:
             done = 0
             while done < len(left):
-                written = super().write(left[done:])
-                if written is None:
-                    # Full, and not one to wait by itself.
-                    select.select((), (self.fileno(),), ())
-                else:
-                    done += written
-            return done
+                try:
+                    done += super().write(left[done:])
+                except BlockingIOError as full:
+                    done += full.characters_written
+                    self._wait()
+        if self._through:
+            self.flush()
+        return done
+
+    def flush(self) -> None:
+        """Write what is kept back."""
+        while True:
+            try:
+                return super().flush()
+            except BlockingIOError:
+                self._wait()
+
+    def _wait(self) -> None:
+        """Full, and not one to wait by itself."""
+        select.select((), (self.fileno(),), ())
 
 
 def make_whole() -> None:
@@ -54,19 +75,19 @@ def make_whole() -> None:
         stream = getattr(sys, name)
         # Another kind: somebody catches what is printed.
         if type(stream) is io.TextIOWrapper and stream is getattr(sys, f"__{name}__"):
-            whole = _rewritten(stream)
+            whole = rewritten(stream)
             setattr(sys, name, whole)
             setattr(sys, f"__{name}__", whole)
 
 
-def _rewritten(stream: io.TextIOWrapper) -> io.TextIOWrapper:
+def rewritten(stream: io.TextIOWrapper) -> io.TextIOWrapper:
     how = {
         "encoding": stream.encoding,
         "errors": stream.errors,
         "line_buffering": stream.line_buffering,
         "write_through": stream.write_through,
     }
-    buffered = isinstance(stream.buffer, io.BufferedWriter)
-    raw = Whole(stream.fileno(), "wb", closefd=False)
+    through = not isinstance(stream.buffer, io.BufferedWriter)
+    whole = Whole(io.FileIO(stream.fileno(), "wb", closefd=False), through=through)
     stream.detach()
-    return io.TextIOWrapper(io.BufferedWriter(raw) if buffered else raw, **how)  # type: ignore[arg-type]
+    return io.TextIOWrapper(whole, **how)  # type: ignore[arg-type]

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
+
+from tempos import _output
 
 _LINE = '{"type": "event"}'
 _LINES = 20_000
@@ -44,6 +50,48 @@ def test_a_long_text_arrives_whole_however_often_a_signal_interrupts_it(
             process.send_signal(signal.SIGUSR1)
     assert process.wait() == 0
     assert b"".join(found).decode().splitlines() == [_LINE] * 3 * _LINES
+
+
+@pytest.mark.parametrize("unbuffered", [False, True], ids=["buffered", "unbuffered"])
+def test_nothing_is_printed_twice_wherever_an_interrupt_comes(unbuffered: bool) -> None:
+    """A reader may answer a line by an interrupt before who printed it knows that it is gone."""
+    into, out = os.pipe()
+    raw = io.FileIO(out, "wb", closefd=False)
+    bare = io.TextIOWrapper(raw if unbuffered else io.BufferedWriter(raw), write_through=unbuffered)  # type: ignore[arg-type]
+    whole = _output.rewritten(bare)
+    for number in itertools.count():
+        passed = 0
+
+        def interrupt(frame: FrameType, event: str, _: Any, number: int = number) -> Any:
+            nonlocal passed
+            if frame.f_code.co_filename != _output.__file__:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                if passed == number:
+                    raise KeyboardInterrupt
+                passed += 1
+            return interrupt
+
+        interrupted = False
+        sys.settrace(interrupt)
+        try:
+            whole.write("a line\n")
+            whole.flush()
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            sys.settrace(None)
+        whole.write("the end\n")
+        whole.flush()
+        found = os.read(into, 1000)
+        assert found in (b"a line\nthe end\n", b"the end\n"), number
+        if not interrupted:
+            assert found.startswith(b"a line")
+            break
+    assert number > 10
+    for fd in (into, out):
+        os.close(fd)
 
 
 _TELLS = """
