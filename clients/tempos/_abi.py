@@ -66,6 +66,10 @@ MAX_SOURCES = 8
 MAX_MACS = 8
 MAX_SUSPECTS = 64
 NO_HOST = 1
+MAX_VLANS = 16
+VLAN_SHIFT = 20
+ROUTE_LIMITED = 1
+ROUTE_TAGGED = 2
 MAX_CHECKED = 8192
 MAX_SENDERS = 4096
 BRIDGE_HEARS_MS = 5000
@@ -88,7 +92,7 @@ JOURNAL_GUARDS = 4096
 LIMIT_SHIFT = 10
 
 #: Of the layout of everything the kernel keeps from one broker to the next.
-ABI_FINGERPRINT = 0x7a4efe890edf5632
+ABI_FINGERPRINT = 0xa04c6610de32d451
 
 
 class Reason(enum.IntEnum):

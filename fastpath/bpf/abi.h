@@ -90,6 +90,10 @@
 #define TEMPOS_MAX_MACS 8            /* of one interface, whose frames this machine takes there */
 #define TEMPOS_MAX_SUSPECTS 64       /* addresses that as a source are for the kernel to judge */
 #define TEMPOS_NO_HOST 1
+#define TEMPOS_MAX_VLANS 16          /* of one interface, whose tagged frames its native program takes */
+#define TEMPOS_VLAN_SHIFT 20         /* from here on the bits of a member's `ifindex` are the id of a VLAN */
+#define TEMPOS_ROUTE_LIMITED 1       /* the topic has a rate */
+#define TEMPOS_ROUTE_TAGGED 2        /* some member is in a VLAN whose tag a program puts in front */
 #define TEMPOS_MAX_CHECKED 8192      /* sources whose way back the kernel was asked for */
 #define TEMPOS_MAX_SENDERS 4096      /* behind a port of a bridge, of which it is known when the bridge last heard */
 #define TEMPOS_BRIDGE_HEARS_MS 5000  /* of each of them so often */
@@ -290,7 +294,7 @@ struct tempos_member {
 	__u16 egress;
 	__u16 ip_sum;               /* the words of source and ip */
 	__u16 udp_sum;              /* the words of source and ip, and port */
-	__u32 ifindex;              /* the interface it leaves by */
+	__u32 ifindex;              /* the interface it leaves by; from VLAN_SHIFT on the VLAN it is in there, or 0 */
 };
 
 /* One group: members[first .. first + count) of its route. */
@@ -337,7 +341,7 @@ struct tempos_route {
 	/* What these four are is asked at once (quick.h). */
 	__u8 way;                   /* enum tempos_way */
 	__u8 source_count;          /* 0: from anywhere */
-	__u8 limited;               /* the topic has a rate */
+	__u8 marks;                 /* TEMPOS_ROUTE_LIMITED, TEMPOS_ROUTE_TAGGED */
 	__u8 journal;               /* events are written into the topic's journal */
 	__be16 ip_start;            /* of what leaves: version 4, five words, and the DSCP of the topic's class */
 	__u16 topic;
@@ -471,6 +475,12 @@ enum tempos_verdict {
 	TEMPOS_NOT_TAKEN = 2,       /* they are dropped: by their reverse path, or for what address it is */
 };
 
+/* A VLAN whose tagged frames are taken, as what comes in by its device. */
+struct tempos_vlan {
+	__u32 id;
+	__u32 asks;                 /* as in the settings, of that device */
+};
+
 /* What is fixed when the program is loaded, for one interface. */
 struct tempos_settings {
 	__u64 gone_after_ns;        /* pass everything when the pulse is older; 0: never */
@@ -484,7 +494,8 @@ struct tempos_settings {
 	__u32 asks;                 /* sources are taken as the kernel says of this interface; 0: it need not be asked */
 	__u32 suspect_count;
 	__u32 learns;               /* of a port of a bridge its interface index: the bridge is to hear of senders; else 0 */
-	__u32 pad;
+	__u32 vlan_count;
+	struct tempos_vlan vlans[TEMPOS_MAX_VLANS];
 	__be32 listen[TEMPOS_MAX_LISTEN];
 	__be32 suspects[TEMPOS_MAX_SUSPECTS];
 	/*

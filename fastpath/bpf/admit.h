@@ -125,10 +125,9 @@ __noinline int kernel_takes(__u32 ifindex, __be32 source)
 	return 0;
 }
 
-static __always_inline bool way_back_known(__be32 source)
+/* `ifindex`: of the interface that it comes in by for the stack, or 0 where that need not be asked. */
+static __always_inline bool way_back_known(__u32 ifindex, __be32 source)
 {
-	const __u32 ifindex = settings.asks;
-
 	return !ifindex || kernel_takes(ifindex, source);
 }
 
@@ -226,7 +225,7 @@ static __always_inline enum tempos_reason admit_rate(const struct tempos_route *
 	int reason;
 
 	/* Most topics have none. */
-	if (!route->limited)
+	if (!(route->marks & TEMPOS_ROUTE_LIMITED))
 		return TEMPOS_FORWARDED;
 	reason = check_rate(row);
 	/* The compiler knows what it can return, and leaves out checks that the verifier wants to see. */
@@ -244,7 +243,7 @@ static __always_inline bool is_dropped(enum tempos_reason reason)
 /* Bytes of payload of a frame that was found to be whole; its UDP header still says them when all else is rewritten. */
 static __always_inline __u32 payload_bytes(const void *frame, const void *end)
 {
-	const struct udphdr *udp = frame + sizeof(struct ethhdr) + sizeof(struct iphdr);
+	const struct udphdr *udp = past_tag(frame, end) + sizeof(struct ethhdr) + sizeof(struct iphdr);
 
 	return (const void *)(udp + 1) > end ? 0 : bpf_ntohs(udp->len) - sizeof(struct udphdr);
 }

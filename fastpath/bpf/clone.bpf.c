@@ -229,7 +229,7 @@ static __always_inline enum tempos_reason look_at(struct __sk_buff *skb, struct 
 	reason = parse(frame_of(skb), packet, &settings);
 	if (reason != TEMPOS_FORWARDED)
 		return reason;
-	return way_back_known(packet->ip->saddr) ? TEMPOS_FORWARDED : TEMPOS_UNKNOWN_WAY_BACK;
+	return way_back_known(settings.asks, packet->ip->saddr) ? TEMPOS_FORWARDED : TEMPOS_UNKNOWN_WAY_BACK;
 }
 
 /* What a packet comes to: reason, framing, row. */
@@ -270,7 +270,8 @@ static __noinline __u32 decide_foreign(struct __sk_buff *skb)
 	if (parse_headers(&cursor, &packet, &settings) != TEMPOS_OTHER_PORT)
 		return outcome.all;
 	topic = topic_at(packet.udp->dest);
-	if (!topic || parse_rest(cursor, &packet, &settings) != TEMPOS_FORWARDED || !way_back_known(packet.ip->saddr) ||
+	if (!topic || parse_rest(cursor, &packet, &settings) != TEMPOS_FORWARDED || 
+	    !way_back_known(settings.asks, packet.ip->saddr) ||
 	    find_numbered(topic, &found) != TEMPOS_FORWARDED)
 		return outcome.all;
 	outcome.row = found.row;

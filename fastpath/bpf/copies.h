@@ -27,6 +27,8 @@
 #define EVENTS 128
 #define MARK bpf_cpu_to_be64(0x0174656d706f73e3ULL)
 #define NO_COPY 0xffffffff
+/* Of a copy's `ifindex`, and of a member's: the interface. */
+#define BELOW_VLAN ((1U << TEMPOS_VLAN_SHIFT) - 1)
 
 /* What one copy gets written, ready for the wire. */
 struct copy {
@@ -38,7 +40,7 @@ struct copy {
 	__u16 ip_check;
 	__u16 udp_check;
 	__be32 sequence;     /* where the event is stamped */
-	__u32 ifindex;       /* the interface it leaves by; 0 once it has */
+	__u32 ifindex;       /* as of a member; no interface any more once it has left */
 	__u32 ticket;        /* its lower half, for a journal */
 };
 

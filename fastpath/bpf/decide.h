@@ -8,7 +8,7 @@
  *        |        ours, IPv4 checksum right, from a host's     ---- else PASS: not_unicast, other_mac, not_ipv4, vlan,
  *        |        address and none of ours, not empty              truncated, ip_options, fragment, not_udp,
  *        |            bad_length, other_address, other_port, bad_ip_checksum, martian_source, empty
- *        |        no VLAN tag beside the frame (tag.h)       ---- PASS: vlan
+ *        |        no VLAN tag but that of one whose frames are taken (tag.h)  ---- PASS: vlan
  *        |        the kernel takes the source, where it asks  ---- PASS: unknown_way_back
  *      route      routes[topic] -> route                      ---- none: PASS: no_route; DROP: keep_alive
  *        |            a wide id: rows[id] -> row, small_routes[row] or routes[row]: the same way, apart
@@ -85,6 +85,7 @@
 #include "rewrite.h"
 #include "sieve.h"
 #include "tag.h"
+#include "vlan.h"
 
 static __always_inline enum tempos_reason classify_checksum(struct xdp_md *ctx, const struct packet *packet,
 							     bool generic, enum checksum_kind *kind)
@@ -121,6 +122,7 @@ static __always_inline enum tempos_reason forward(struct xdp_md *ctx, const stru
 	const struct tempos_member *member;
 	__u64 sequence, ticket, number;
 	__u64 change = 0;
+	__u32 vlan;
 
 	if (!draw(route, 0, &ticket))
 		return TEMPOS_NO_ROUTE;
@@ -137,6 +139,9 @@ static __always_inline enum tempos_reason forward(struct xdp_md *ctx, const stru
 	if (by == BY_PORT && !member->source)
 		restore_sender(packet->udp, packet->ip, &from, generic, kind);
 	copy_macs(packet->eth->h_dest, member->dst_mac);
+	vlan = member->ifindex >> TEMPOS_VLAN_SHIFT;
+	if (vlan && !push_tag(ctx, ETH_P_8021Q << 16 | vlan))
+		return TEMPOS_NO_EGRESS;
 	return bpf_redirect_map(&egress, member->egress, 0) == XDP_REDIRECT ? TEMPOS_FORWARDED
 									   : TEMPOS_NO_EGRESS;
 }
@@ -146,22 +151,33 @@ static __always_inline struct cursor frame_of(struct xdp_md *ctx)
 	return (struct cursor){.at = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
 }
 
-/* What is asked of a frame behind its headers; `cheap`: what those and the packet itself came to. */
+/*
+ * What is asked of a frame behind its headers; `cheap`: what those and the packet itself came to, `popped`: the tag that
+ * was taken off it, or 0.
+ */
 static __always_inline enum tempos_reason look_beside(struct xdp_md *ctx, const struct packet *packet,
-						      enum tempos_reason cheap)
+						      enum tempos_reason cheap, __u32 popped)
 {
+	__u32 asks = settings.asks, tag;
+
 	if (cheap != TEMPOS_FORWARDED)
 		return cheap;
 	/* Behind the cheap questions: what is not for the broker pays nothing for these. */
-	if (has_tag(ctx))
-		return TEMPOS_VLAN;
-	return way_back_known(packet->ip->saddr) ? TEMPOS_FORWARDED : TEMPOS_UNKNOWN_WAY_BACK;
+	tag = popped ? popped : tag_beside(ctx);
+	if (tag) {
+		__s64 of_vlan = settings.vlan_count ? vlan_asks(tag) : -1;
+
+		if (of_vlan < 0)
+			return TEMPOS_VLAN;
+		asks = of_vlan;
+	}
+	return way_back_known(asks, packet->ip->saddr) ? TEMPOS_FORWARDED : TEMPOS_UNKNOWN_WAY_BACK;
 }
 
 /* A frame that is for the broker, as far as can be told without its topic. */
-static __always_inline enum tempos_reason look_at(struct xdp_md *ctx, struct packet *packet)
+static __always_inline enum tempos_reason look_at(struct xdp_md *ctx, struct packet *packet, __u32 popped)
 {
-	return look_beside(ctx, packet, parse(frame_of(ctx), packet, &settings));
+	return look_beside(ctx, packet, parse(frame_of(ctx), packet, &settings), popped);
 }
 
 /* From a route on; `mask` as in pick(). */
@@ -226,10 +242,10 @@ static __always_inline enum tempos_reason decide_topic(struct xdp_md *ctx, const
 	return carry(ctx, packet, route, *row, TEMPOS_MAX_MEMBERS - 1, BY_BYTE);
 }
 
-static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *row, __u8 *framing)
+static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *row, __u8 *framing, __u32 popped)
 {
 	struct packet packet;
-	enum tempos_reason reason = look_at(ctx, &packet);
+	enum tempos_reason reason = look_at(ctx, &packet, popped);
 
 	return reason == TEMPOS_FORWARDED ? decide_topic(ctx, &packet, row, framing) : reason;
 }
@@ -245,13 +261,13 @@ union outcome {
 };
 
 /* The same for a frame with a wide id. A function of its own, which finds the headers anew. */
-static __noinline __u32 decide_wide(struct xdp_md *ctx)
+static __noinline __u32 decide_wide(struct xdp_md *ctx, __u32 popped)
 {
 	union outcome outcome = {.framing = TEMPOS_FRAMING_RAW};
 	struct packet packet;
 	struct wide found;
 
-	outcome.reason = look_at(ctx, &packet);
+	outcome.reason = look_at(ctx, &packet, popped);
 	if (outcome.reason != TEMPOS_FORWARDED)
 		return outcome.all;
 	outcome.reason = find_wide(&packet, &found);
@@ -264,7 +280,7 @@ static __noinline __u32 decide_wide(struct xdp_md *ctx)
 }
 
 /* The same for a frame to another port than the data port, where that is a foreign topic's. */
-static __noinline __u32 decide_foreign(struct xdp_md *ctx)
+static __noinline __u32 decide_foreign(struct xdp_md *ctx, __u32 popped)
 {
 	union outcome outcome = {.reason = TEMPOS_OTHER_PORT, .framing = TEMPOS_FRAMING_FOREIGN};
 	struct cursor cursor = frame_of(ctx);
@@ -278,7 +294,7 @@ static __noinline __u32 decide_foreign(struct xdp_md *ctx)
 	topic = topic_at(packet.udp->dest);
 	if (!topic)
 		return outcome.all;
-	outcome.reason = look_beside(ctx, &packet, parse_rest(cursor, &packet, &settings));
+	outcome.reason = look_beside(ctx, &packet, parse_rest(cursor, &packet, &settings), popped);
 	if (outcome.reason != TEMPOS_FORWARDED)
 		return outcome.all;
 	outcome.reason = find_numbered(topic, &found);
@@ -297,9 +313,9 @@ static __always_inline int conclude(struct xdp_md *ctx, __u32 row, enum tempos_r
 	return is_dropped(reason) ? XDP_DROP : XDP_PASS;
 }
 
-static __noinline int run_wide(struct xdp_md *ctx)
+static __noinline int run_wide(struct xdp_md *ctx, __u32 popped)
 {
-	union outcome outcome = {.all = decide_wide(ctx)};
+	union outcome outcome = {.all = decide_wide(ctx, popped)};
 
 	return conclude(ctx, outcome.row, outcome.reason);
 }
@@ -313,9 +329,9 @@ static __always_inline int conclude_foreign(struct xdp_md *ctx, __u32 row, __u32
 	return XDP_DROP;
 }
 
-static __noinline int run_foreign(struct xdp_md *ctx)
+static __noinline int run_foreign(struct xdp_md *ctx, __u32 popped)
 {
-	union outcome outcome = {.all = decide_foreign(ctx)};
+	union outcome outcome = {.all = decide_foreign(ctx, popped)};
 
 	return conclude_foreign(ctx, outcome.row, outcome.reason);
 }
@@ -325,19 +341,24 @@ static __always_inline int run_timed(struct xdp_md *ctx)
 {
 	__u64 entered = bpf_ktime_get_ns();
 	__u32 row = 0;
+	__u32 popped = pop_tag(ctx);
 	__u8 framing = TEMPOS_FRAMING_RAW;
-	enum tempos_reason reason = decide(ctx, &row, &framing);
+	enum tempos_reason reason = decide(ctx, &row, &framing, popped);
 
 	if (reason == IS_WIDE || reason == TEMPOS_OTHER_PORT) {
-		union outcome outcome = {.all = reason == IS_WIDE ? decide_wide(ctx) : decide_foreign(ctx)};
+		union outcome outcome = {.all = reason == IS_WIDE ? decide_wide(ctx, popped)
+								  : decide_foreign(ctx, popped)};
 
 		reason = outcome.reason;
 		framing = outcome.framing;
 		row = outcome.row;
 	}
-	if (reason == TEMPOS_FORWARDED)
-		count_latency(row, framing, entered, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
-	return conclude_foreign(ctx, row, reason);
+	if (reason == TEMPOS_FORWARDED) {
+		const void *frame = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+
+		count_latency(row, framing, entered, past_tag(frame, end), end);
+	}
+	return with_tag(ctx, conclude_foreign(ctx, row, reason), popped);
 }
 
 #endif

@@ -38,6 +38,7 @@
 #include "pick.h"
 #include "rewrite.h"
 #include "sieve.h"
+#include "vlan.h"
 
 /* Of Ethernet, IPv4 without options, and UDP. */
 #define HEADERS_LEN (sizeof(struct ethhdr) + sizeof(struct iphdr) + sizeof(struct udphdr))
@@ -261,9 +262,9 @@ static __always_inline __u32 next_copy(struct event *event, __u32 ifindex)
 		asm volatile("" : "+r"(group));
 		if (group >= TEMPOS_MAX_GROUPS || group >= event->count)
 			break;
-		if (event->copies[group].ifindex != ifindex)
+		if ((event->copies[group].ifindex & BELOW_VLAN) != ifindex)
 			continue;
-		event->copies[group].ifindex = 0;
+		event->copies[group].ifindex &= ~BELOW_VLAN;
 		if (!i)
 			event->next = group + 1;
 		return group;
@@ -284,7 +285,7 @@ static __always_inline int deliver(struct xdp_md *ctx)
 	struct tempos_copies *account;
 	const struct copy *copy;
 	struct event *event;
-	__u32 place, row, group;
+	__u32 place, row, group, vlan;
 
 	if (!state)
 		return XDP_PASS;
@@ -313,6 +314,9 @@ static __always_inline int deliver(struct xdp_md *ctx)
 	ip->check = copy->ip_check;
 	copy_ports(&udp->source, &copy->source_port);
 	udp->check = copy->udp_check;
+	vlan = copy->ifindex >> TEMPOS_VLAN_SHIFT;
+	if (vlan && !push_tag(ctx, ETH_P_8021Q << 16 | vlan))
+		goto refuse;
 	row = event->row;
 	account = bpf_map_lookup_elem(&copies, &row);
 	if (account)

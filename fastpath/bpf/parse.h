@@ -34,6 +34,9 @@
 #define IP_FRAGMENT_AND_PROTOCOL bpf_htonl(IP_MORE_FRAGMENTS_OR_OFFSET << 16 | 0xff)
 #define IP_WHOLE_UDP bpf_htonl(IPPROTO_UDP)
 
+/* As <linux/if_vlan.h> has it, which user space does not. */
+#define VLAN_HLEN 4
+
 struct cursor {
 	void *at;
 	void *end;
@@ -71,6 +74,14 @@ static __always_inline bool take(struct cursor *cursor, __u32 size)
 		return false;
 	cursor->at = next;
 	return true;
+}
+
+/* From where on a frame is as it would be without a tag that was put in front on its way out, but for its MACs. */
+static __always_inline const void *past_tag(const void *frame, const void *end)
+{
+	const struct ethhdr *eth = frame;
+
+	return (const void *)(eth + 1) <= end && eth->h_proto == bpf_htons(ETH_P_8021Q) ? frame + VLAN_HLEN : frame;
 }
 
 /* Addresses as they lie in a frame are read as whole words. */

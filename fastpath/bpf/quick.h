@@ -38,6 +38,7 @@
 #include "pick.h"
 #include "rewrite.h"
 #include "tag.h"
+#include "vlan.h"
 
 /* From the type of an Ethernet frame on: IPv4, without options; then any byte. */
 #define TYPE_AND_VERSION bpf_htonl(ETH_P_IP << 16 | IP_VERSION_4_PLAIN << 8)
@@ -65,10 +66,10 @@ static __always_inline bool is_plain(const struct tempos_route *route)
 #define TO_WIDE -3
 
 /* Whose frame it is, with the reason where it is nobody's. */
-static __noinline int look_whole(struct xdp_md *ctx)
+static __noinline int look_whole(struct xdp_md *ctx, __u32 popped)
 {
 	struct packet packet;
-	enum tempos_reason reason = look_at(ctx, &packet);
+	enum tempos_reason reason = look_at(ctx, &packet, popped);
 
 	if (reason == TEMPOS_FORWARDED)
 		return TO_TOPIC;
@@ -125,7 +126,7 @@ static __always_inline int run(struct xdp_md *ctx)
 	bool stamped;
 	int verdict;
 	__u16 check;
-	__u32 row;
+	__u32 row, popped = 0;
 
 	/* On skbs every way has questions of its own. */
 	if (settings.generic)
@@ -145,8 +146,8 @@ static __always_inline int run(struct xdp_md *ctx)
 	if (reason != TEMPOS_FORWARDED)
 		goto whole;
 	addresses = (__u64)words[3] + words[4];
-	if (!folds_to_ones(addresses + words[0] + words[1] + words[2]) || is_suspect(ip, &settings) || has_tag(ctx) ||
-	    !way_back_known(ip->saddr))
+	if (!folds_to_ones(addresses + words[0] + words[1] + words[2]) || is_suspect(ip, &settings) || tag_beside(ctx) ||
+	    !way_back_known(settings.asks, ip->saddr))
 		goto whole;
 
 	row = *payload;
@@ -192,16 +193,17 @@ static __always_inline int run(struct xdp_md *ctx)
 copies:
 	return conclude(ctx, row, broadcast(ctx, route, TEMPOS_MAX_MEMBERS - 1));
 whole:
-	verdict = look_whole(ctx);
+	popped = pop_tag(ctx);
+	verdict = look_whole(ctx, popped);
 	if (verdict == TO_FOREIGN)
 		goto foreign;
 	if (verdict != TO_TOPIC)
-		return verdict;
+		return with_tag(ctx, verdict, popped);
 topic:
 	verdict = run_topic(ctx);
-	return verdict == TO_WIDE ? run_wide(ctx) : verdict;
+	return with_tag(ctx, verdict == TO_WIDE ? run_wide(ctx, popped) : verdict, popped);
 foreign:
-	return run_foreign(ctx);
+	return with_tag(ctx, run_foreign(ctx, popped), popped);
 }
 
 _Static_assert(offsetof(struct tempos_route, way) % 4 == 0 &&

@@ -2,7 +2,9 @@
 /*
  * Whether a frame had a VLAN tag that a card, or veth, took off before the program runs. Such a frame is for a VLAN
  * device on top of the interface, or for nobody: the kernel decides. A redirect would lose the tag (native), or
- * keep it on another wire (generic). How the program knows is fixed when it is loaded (enum tempos_tags):
+ * keep it on another wire (generic). Of some VLANs a native program knows that the frame is for their device, and
+ * takes it as if that had it (settings.vlans); a tag in the frame is taken off before that, and put back where the
+ * frame is the kernel's after all (vlan.h). How the program knows is fixed when it is loaded (enum tempos_tags):
  *
  *   in the frame   nothing takes tags off in front of the program: parse.h sees them.
  *   noted          generic mode: a tracing program sees the socket buffer just before, on the same CPU (beside.h).
@@ -21,6 +23,7 @@
 #include <linux/bpf.h>
 
 #include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
 #include "abi.h"
@@ -29,6 +32,8 @@
 
 struct sk_buff {
 	__u32 vlan_all;
+	__be16 vlan_proto;
+	__u16 vlan_tci;
 } __attribute__((preserve_access_index));
 
 /* Of the kernel's own structs the one that begins with a pointer to a socket buffer. */
@@ -39,17 +44,26 @@ struct sk_buff_list {
 extern void *bpf_cast_to_kern_ctx(void *context) __ksym __weak;
 extern void *bpf_rdonly_cast(const void *address, __u32 btf_id) __ksym __weak;
 
-/* False for a frame without a socket buffer: it was redirected here, and what tag it has lies in it. */
-static __always_inline bool read_tag(struct xdp_md *ctx, __u32 skb_at)
+/* Some tag, of which nothing is known. */
+#define SOME_TAG 0xffffffff
+
+/*
+ * The tag beside a frame as it would lie in it, as one number (its type is the upper half), or 0. So it is of a frame
+ * without a socket buffer: it was redirected here, and what tag it has lies in it.
+ */
+static __always_inline __u32 read_tag(struct xdp_md *ctx, __u32 skb_at)
 {
 	const struct sk_buff_list *at = bpf_rdonly_cast(bpf_cast_to_kern_ctx(ctx) + skb_at,
 							bpf_core_type_id_kernel(struct sk_buff_list));
 	const struct sk_buff *skb = at->next;
 
-	return skb && skb->vlan_all;
+	if (!skb || !skb->vlan_all)
+		return 0;
+	return settings.vlan_count ? (__u32)bpf_ntohs(skb->vlan_proto) << 16 | skb->vlan_tci : SOME_TAG;
 }
 
-static __always_inline bool has_tag(struct xdp_md *ctx)
+/* The same, whatever the program learns of it by. */
+static __always_inline __u32 tag_beside(struct xdp_md *ctx)
 {
 	/* Constants to the verifier: one of these branches is left, or none. The fastest mode's comes first. */
 	const __u32 skb_at = settings.skb_at;
@@ -57,8 +71,8 @@ static __always_inline bool has_tag(struct xdp_md *ctx)
 	if (skb_at)
 		return read_tag(ctx, skb_at);
 	if (settings.tags == TEMPOS_TAGS_NOTED)
-		return noted(NOTED_TAG);
-	return settings.tags == TEMPOS_TAGS_HEARD && heard_anew();
+		return noted(NOTED_TAG) ? SOME_TAG : 0;
+	return settings.tags == TEMPOS_TAGS_HEARD && heard_anew() ? SOME_TAG : 0;
 }
 
 #endif

@@ -13,10 +13,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from tempos import InterfaceStatus, Unavailable
+from tempos import Unavailable
 from tempos._abi import Tags
 from tempos._remarks import Remark
 from tempos.errors import one_line
@@ -25,22 +25,21 @@ from tempos_bpf.links import XdpLink, XdpMode, attach_xdp
 from tempos_bpf.maps import Map
 from tempos_bpf.objects import Program
 from tempos_fastpath import beside
+from tempos_fastpath.attachment import CLOSED, GONE, NOTHING, Attachment, by_mode
 from tempos_fastpath.beside import Beside
 from tempos_fastpath.clone import MAPS as CLONE_MAPS
 from tempos_fastpath.clone import Clones
-from tempos_fastpath.errors import NotPinned, Owned
+from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.loading import Loader
 from tempos_fastpath.network.facts import Facts, Interface
 from tempos_fastpath.network.gates import Gate, gate_of
 from tempos_fastpath.network.targets import unfit
-from tempos_fastpath.survival.orphans import holder_of
+from tempos_fastpath.network.vlans import taken_on
+from tempos_fastpath.survival.orphans import refuse_if_owned
 from tempos_fastpath.survival.ownership import Identity
 from tempos_fastpath.survival.pins import LATENCY, MAPS, Kept, Pins, need_bpffs
-from tempos_fastpath.tags import Obstacle, Told, how_told
+from tempos_fastpath.network.tags import Obstacle, Told, how_told
 
-_NOTHING = Told(Tags.IN_FRAME)
-_CLOSED = Gate(())
-_GONE = "the interface is gone"
 _NONE_LEFT = Kept({}, ())
 _log = logging.getLogger(__name__)
 _MODES = {
@@ -48,34 +47,6 @@ _MODES = {
     "native": (XdpMode.NATIVE,),
     "generic": (XdpMode.GENERIC,),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Attachment:
-    """One interface: the link that holds the program there, or None, and why it is so.
-
-    ``told``: how the program knows of VLAN tags. ``gate``: whose frames it takes. ``barred``: better modes
-    that were refused because it could not, or because of the network that the interface is in.
-    """
-
-    interface: str
-    ifindex: int
-    link: XdpLink | None
-    reason: str
-    told: Told = _NOTHING
-    gate: Gate = _CLOSED
-    barred: tuple[XdpMode, ...] = ()
-
-    def status(self, present: Collection[int]) -> InterfaceStatus:
-        """The mode now; ``present`` are the indices of the interfaces that still exist."""
-        if self.link is None:
-            return InterfaceStatus(self.interface, "none", self.reason)
-        if self.ifindex not in present:
-            return InterfaceStatus(self.interface, "none", _GONE)
-        asks = "; the kernel is asked of each new source, whose events take the slow path meanwhile"
-        shut = f"; nothing is taken there: {self.gate.shut}" if self.gate.shut else ""
-        more = asks if self.gate.asks else shut
-        return InterfaceStatus(self.interface, self.link.mode.value, self.reason + more)
 
 
 class Programs:
@@ -111,6 +82,7 @@ class Programs:
         self._unwanted: dict[int, XdpLink] = {}
         self._taken = False
         self._mode = ""
+        self._named = False
         self._heard: frozenset[int] = frozenset()
         #: Whether the verifier did not take a program that was to be attached.
         self._refused = False
@@ -136,7 +108,19 @@ class Programs:
     @property
     def native(self) -> bool:
         """Whether any interface runs the program in its driver."""
-        return any(each.link and each.link.mode is XdpMode.NATIVE for each in self.attachments)
+        return bool(self._natives)
+
+    @property
+    def _natives(self) -> tuple[Attachment, ...]:
+        return tuple(each for each in self.attachments if each.link and each.link.mode is XdpMode.NATIVE)
+
+    @property
+    def carrying(self) -> frozenset[int]:
+        """The interfaces whose frames programs see: with one, or with one below that takes their tagged ones."""
+        there = [each for each in self.attachments if each.link]
+        return frozenset(each.ifindex for each in there).union(
+            vlan.ifindex for each in there for vlan in each.vlans
+        )
 
     @property
     def generic(self) -> tuple[str, ...]:
@@ -190,20 +174,24 @@ class Programs:
     def map(self, name: str) -> Map:
         return self._loader.map(name)
 
-    def attach(self, interfaces: Sequence[Interface | str], mode: str, facts: Facts) -> None:
+    def attach(
+        self, interfaces: Sequence[Interface | str], mode: str, facts: Facts, *, named: bool = False
+    ) -> None:
         """Attach to each interface (a name: it does not exist), but to those that an earlier broker holds.
 
         Those only get their program ready. Where none is there yet, :meth:`mend` attaches as they come.
+        Unless they are ``named`` by somebody, a VLAN device's frames are taken on the card below where they
+        can be.
         Raises Unavailable if those that are there take none, :class:`Owned` if another broker's fast path,
         living or dead, holds one of them.
         """
-        self._mode = mode
+        self._mode, self._named = mode, named
         if self._pins is not None:
             self._kept = self._pins.read(self._loader.rows)
             self._note = self._kept.note
             self._loader.adopt(self._kept.maps)
         self._unwanted = {link.ifindex: link for link in self._kept.links}
-        for interface in interfaces:
+        for interface in self._with_cards(interfaces, facts):
             if isinstance(interface, str):
                 attachment = Attachment(interface, 0, None, "there is no such interface")
             elif interface.index in self._unwanted:
@@ -218,7 +206,7 @@ class Programs:
         if any(each.ifindex for each in self.attachments):
             raise Unavailable(f"XDP could be attached to no interface: {self._refusals()}")
         # None is there yet. Whether the kernel takes the program is known now, all the same.
-        self._loader.program(_MODES[mode][0], _NOTHING.tags, _CLOSED)
+        self._loader.program(_MODES[mode][0], NOTHING.tags, CLOSED)
 
     def take_over(self, facts: Facts) -> None:
         """Put the program where an earlier broker's was, take that one off elsewhere, and pin all that.
@@ -288,12 +276,14 @@ class Programs:
             # What is heard of where nobody listens any more stays known, else it would all begin again.
             self._heard = (self._heard | self._beside.heard()) & facts.interfaces.keys()
         mended = tuple(self._mend_one(each, facts) for each in self.attachments)
+        before, self.attachments = self.attachments, mended
+        wanted = [each for each in self._with_cards(wanted, facts) if isinstance(each, Interface)]
         names = {each.interface for each in mended} | {facts.interfaces[each.ifindex].name for each in mended
                                                        if each.ifindex in facts.interfaces}  # fmt: skip
         mended += tuple(
             self._attach_again(each.name, each, facts) for each in wanted if each.name not in names
         )
-        changed = mended != self.attachments
+        mended = self._without_covered(mended)
         self.attachments = mended
         if self._beside is not None:
             self._beside.restrict({index for each in mended if each.link for index in each.told.heard_at})
@@ -301,7 +291,7 @@ class Programs:
                 self._beside.settle(news)
         self._serve_clones("events for several groups may take the slow path")
         self._loader.keep({(each.link.mode, each.told.tags, each.gate) for each in mended if each.link})
-        return changed
+        return mended != before
 
     def pin_late(self) -> bool:
         """Pin what could not be pinned before, if it can by now; whether that was so."""
@@ -362,7 +352,7 @@ class Programs:
                 self._refused |= isinstance(error, ProgramRefused)
             else:
                 return Attachment(interface.name, interface.index, link, "an earlier broker's", told, gate)
-        return Attachment(interface.name, interface.index, None, _by_mode(failures))
+        return Attachment(interface.name, interface.index, None, by_mode(failures))
 
     def _take_over(self, attachment: Attachment, facts: Facts) -> Attachment:
         """Put ours into the link of an earlier broker, if there is one that may stay."""
@@ -382,6 +372,35 @@ class Programs:
             link.detach()
             return Attachment(interface.name, interface.index, None, one_line(error))
 
+    def _with_cards(
+        self, interfaces: Iterable[Interface | str], facts: Facts
+    ) -> tuple[Interface | str, ...]:
+        """Each once, in place of a VLAN device the card where its frames are taken."""
+        cards = (
+            each if self._named or isinstance(each, str) else self._card_of(each, facts) or each
+            for each in interfaces
+        )
+        return tuple(dict.fromkeys(cards))
+
+    def _card_of(self, device: Interface, facts: Facts) -> Interface | None:
+        """The card on which a native program takes what is for a VLAN device; None: there is none."""
+        card = facts.interfaces.get(device.link)
+        if card is None or not card.runs_native or XdpMode.NATIVE not in _MODES[self._mode]:
+            return None
+        if device not in taken_on(card, facts):
+            return None
+        if any(each.ifindex == card.index and each not in self._natives for each in self.attachments):
+            return None
+        return card if isinstance(self._told(card, facts, XdpMode.NATIVE), Told) else None
+
+    def _without_covered(self, attachments: tuple[Attachment, ...]) -> tuple[Attachment, ...]:
+        """Those that are still to be: of a VLAN device whose frames are taken below, there is nothing."""
+        covered = set() if self._named else {vlan.ifindex for each in attachments for vlan in each.vlans}
+        for each in attachments:
+            if each.link is not None and each.ifindex in covered:
+                each.link.detach()
+        return tuple(each for each in attachments if each.ifindex not in covered)
+
     def _mend_one(self, attachment: Attachment, facts: Facts) -> Attachment:
         name, link = attachment.interface, attachment.link
         interface = facts.by_name(name)
@@ -396,7 +415,7 @@ class Programs:
             attachment = (
                 Attachment(name, attachment.ifindex, None, "taken off by hand")
                 if by_hand
-                else Attachment(name, 0, None, _GONE)
+                else Attachment(name, 0, None, GONE)
             )
         if interface is None:
             return attachment
@@ -457,7 +476,7 @@ class Programs:
             try:
                 link = attach_xdp(self._program(candidate, told, gate), interface.index, candidate)
             except InterfaceBusy as busy:
-                self._refuse_if_owned(interface)
+                refuse_if_owned(interface.index, interface.name, self._identity)
                 # Another mode beside a foreign program would disturb it, if the kernel allowed it at all.
                 failures.setdefault(one_line(busy), [])
                 break
@@ -465,9 +484,9 @@ class Programs:
                 failures.setdefault(one_line(error), []).append(candidate.value)
                 self._refused |= isinstance(error, ProgramRefused)
             else:
-                reason = _by_mode(failures) or wish
+                reason = by_mode(failures) or wish
                 return Attachment(interface.name, interface.index, link, reason, told, gate, barred)
-        return Attachment(interface.name, interface.index, None, _by_mode(failures), barred=barred)
+        return Attachment(interface.name, interface.index, None, by_mode(failures), barred=barred)
 
     def _told(self, interface: Interface, facts: Facts, mode: XdpMode) -> Told | Obstacle:
         if why := unfit(interface, facts):
@@ -500,21 +519,6 @@ class Programs:
             names.setdefault(each.reason, []).append(each.interface)
         text = "; ".join(f"{', '.join(interfaces)}: {reason}" for reason, interfaces in names.items())
         return f"{text}; the verifier's whole log: tempos doctor --log" if self._refused else text
-
-    def _refuse_if_owned(self, interface: Interface) -> None:
-        holder = holder_of(interface.index, self._identity)
-        if holder is None:
-            return
-        name = holder.identity.name
-        if holder.alive:
-            raise Owned(
-                f"{interface.name} belongs to the fast path of the broker {name!r} (process {holder.pid}); "
-                "stop that one, or leave the interface out in fastpath.interfaces"
-            )
-        raise Owned(
-            f"{interface.name} still carries the fast path of the broker {name!r}, which is gone; start that "
-            f"one again, or remove what it left: tempos fastpath clean {name}"
-        )
 
     def _settle_pins(self) -> None:
         """Leave pins of what is in force now, or none."""
@@ -583,15 +587,14 @@ class Programs:
 
     def _cloning_at(self) -> dict[int, bytes]:
         """Where XDP programs are, and what the tc program beside each goes by."""
-        return {each.ifindex: self._cloning_by(each.gate) for each in self.attachments if each.link}
+        there = [each for each in self.attachments if each.link]
+        # What comes in by a VLAN device it sees there.
+        devices = {
+            vlan.ifindex: replace(each.gate, asks=vlan.asks) for each in there for vlan in each.vlans
+        }
+        gates = {each.ifindex: each.gate for each in there} | devices
+        return {ifindex: self._cloning_by(gate) for ifindex, gate in gates.items()}
 
     def _cloning_by(self, gate: Gate) -> bytes:
-        # It looks at socket buffers, which hide nothing.
-        return self._loader.settings(XdpMode.NATIVE, Tags.IN_FRAME, gate)
-
-
-def _by_mode(failures: Mapping[str, Sequence[str]]) -> str:
-    """Each reason once, with the modes that it holds for, if it is a matter of the mode."""
-    return "; ".join(
-        f"{' and '.join(modes)} mode: {reason}" if modes else reason for reason, modes in failures.items()
-    )
+        # It looks at socket buffers, which hide nothing, and have no tag where it is for a VLAN device.
+        return self._loader.settings(XdpMode.NATIVE, Tags.IN_FRAME, replace(gate, vlans=()))

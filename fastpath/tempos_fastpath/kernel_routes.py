@@ -190,7 +190,7 @@ class KernelRoutes:
         if plan.way is Way.BROADCAST:
             first = self._fanouts.take(plan.topic, plan.broadcast.devmaps)
             return first if isinstance(first, str) else Claim(fanout=first)
-        slots = self._take_slots(plan.topic, plan.interfaces)
+        slots = self._take_slots(plan.topic, plan.wires)
         if slots is None:
             return f"more than {_abi.MAX_EGRESS} interfaces towards members"
         return Claim(slots)

@@ -66,6 +66,7 @@ _NOTHING_MEASURED = Histogram((0,) * _abi.LATENCY_BUCKETS)
 #: The first byte of an IPv4 header: version 4, five words.
 _IP_VERSION_IHL = 0x45
 _MAX_WORD = 0xFFFF
+_BELOW_VLAN = (1 << _abi.VLAN_SHIFT) - 1
 #: The first byte of an address from which on none is a host's.
 _FIRST_MULTICAST = 224
 _NO_MAC = "00:00:00:00:00:00"
@@ -99,6 +100,11 @@ def encode_settings(
         settings.macs[index] = int.from_bytes(bytes((*_mac(mac), 0, 0)), sys.byteorder)
     settings.asks = gate.asks
     settings.learns = gate.learns
+    vlans = () if generic else gate.vlans
+    settings.vlan_count = len(vlans)
+    for index, vlan in enumerate(vlans):
+        settings.vlans[index].id = vlan.id
+        settings.vlans[index].asks = vlan.asks
     settings.suspect_count = len(gate.suspects)
     for number in range(256):
         settings.first[number] = _abi.NO_HOST if number in (0, 127) or number >= _FIRST_MULTICAST else 0
@@ -158,7 +164,7 @@ def _laid_out(plan: Plan, slots: tuple[tuple[int, int], ...], fanout: int) -> by
     route.way = plan.way
     route.group_count = len(plan.groups)
     route.ip_start = socket.htons(_IP_VERSION_IHL << 8 | plan.tos)
-    route.limited = plan.limited
+    route.marks = _marks(plan)
     route.journal = plan.journal
     route.less = _bits(plan.less)
     route.by_sender = _bits(index for index, each in enumerate(plan.options) if each.sources)
@@ -172,7 +178,7 @@ def _laid_out(plan: Plan, slots: tuple[tuple[int, int], ...], fanout: int) -> by
         route.fanout = fanout
         egresses = plan.broadcast.weights
     elif plan.way is Way.CLONE:
-        egresses = [dict.fromkeys(plan.interfaces, 0)] * len(plan.groups)
+        egresses = [dict.fromkeys(plan.wires, 0)] * len(plan.groups)
     first, tables, rows = 0, b"", []
     for index, (group, egress) in enumerate(zip(plan.groups, egresses, strict=True)):
         route.groups[index].first = first
@@ -183,7 +189,7 @@ def _laid_out(plan: Plan, slots: tuple[tuple[int, int], ...], fanout: int) -> by
             members = [Member(hop.ip, hop.port, weight=hop.weight) for hop in group]
             tables += array("H", slots_of(members)).tobytes()
         keep = index in plan.keeps
-        rows += [_member(hop, egress[hop.ifindex], plan.way if hop.left_out else None, keep) for hop in group]
+        rows += [_member(hop, egress[hop.wire], plan.way, keep) for hop in group]
         first += len(group)
     value = bytearray(struct_bytes(route))
     value[_MEMBERS_AT : _MEMBERS_AT + len(rows) * _MEMBER_SIZE] = b"".join(rows)
@@ -192,6 +198,11 @@ def _laid_out(plan: Plan, slots: tuple[tuple[int, int], ...], fanout: int) -> by
         sieve = _sieve(plan)
         value[_SIEVE_AT : _SIEVE_AT + len(sieve)] = sieve
     return bytes(value)
+
+
+def _marks(plan: Plan) -> int:
+    tagged = plan.way is not Way.CLONE and any(hop.vlan for hop in plan.hops)
+    return (_abi.ROUTE_LIMITED if plan.limited else 0) | (_abi.ROUTE_TAGGED if tagged else 0)
 
 
 def _sieve(plan: Plan) -> bytes:
@@ -263,7 +274,7 @@ def _decoded(value: bytes) -> HeldRoute:
         egresses=tuple(
             (
                 *(((NOWHERE, 0),) if way is Way.BROADCAST and int(route.less) >> index & 1 else ()),
-                *((int(each.ifindex), int(each.egress)) for each in group),
+                *((int(each.ifindex) & _BELOW_VLAN, int(each.egress)) for each in group),
             )
             for index, group in enumerate(groups)
         ),
@@ -357,8 +368,8 @@ def _bits(places: Iterable[int]) -> int:
 
 
 @lru_cache(_MEMBERS)
-def _member(hop: Hop, slot: int, left_out: Way | None, keep: bool) -> bytes:
-    """``left_out``: by this way no event is to get as far as this member."""
+def _member(hop: Hop, slot: int, way: Way, keep: bool) -> bytes:
+    """``way``: how events get there, or not as far as that where it is left out."""
     member = struct_new("struct tempos_member")
     source, address, port = 0 if keep else _address(hop.source), _address(hop.ip), socket.htons(hop.port)
     member.source = source
@@ -369,9 +380,10 @@ def _member(hop: Hop, slot: int, left_out: Way | None, keep: bool) -> bytes:
     member.egress = slot
     member.ip_sum = _folded(source & 0xFFFF, source >> 16, address & 0xFFFF, address >> 16)
     member.udp_sum = _folded(member.ip_sum, port)
-    member.ifindex = hop.ifindex
-    if left_out is not None:
-        _leave_out(member, left_out)
+    # What tc sends by a VLAN device gets its tag there.
+    member.ifindex = hop.ifindex if way is Way.CLONE else hop.wire | hop.vlan << _abi.VLAN_SHIFT
+    if hop.left_out:
+        _leave_out(member, way)
     return struct_bytes(member)
 
 

@@ -122,6 +122,11 @@ class Plan:
         return frozenset(hop.ifindex for group in self.groups for hop in group)
 
     @property
+    def wires(self) -> frozenset[int]:
+        """The same of those that programs hand frames to."""
+        return frozenset(hop.wire for group in self.groups for hop in group)
+
+    @property
     def broadcast(self) -> Broadcast:
         """Of that way: the devmaps for its copies."""
         found = plan_broadcast(_interfaces(self.groups), self.less)
@@ -437,7 +442,7 @@ class Wanted:
 
 
 def _interfaces(groups: Sequence[Sequence[Hop]]) -> list[list[int]]:
-    return [[hop.ifindex for hop in group] for group in groups]
+    return [[hop.wire for hop in group] for group in groups]
 
 
 def _options(route: Route) -> tuple[GroupOptions, ...]:
@@ -478,14 +483,16 @@ def _choose_way(
 
 def _beside(groups: Sequence[tuple[Hop, ...]], facts: Facts, nowhere: str) -> list[tuple[Hop, ...]]:
     """Those that no way leads to, as if they left by what others do, best of their group; or the obstacle."""
-    others = {hop.ifindex for group in groups for hop in group} - {0}
-    some = others or {
+    wires = {hop.ifindex: hop.wire for group in groups for hop in group if hop.ifindex}
+    some = wires.keys() or {
         each.index for each in facts.interfaces.values() if each.ethernet and each.up and each.mac is not None
     }
     if not some:
         raise Obstacle(nowhere)
+    wires = wires or {index: index for index in some}
     found = []
     for group in groups:
         ifindex = min({hop.ifindex for hop in group} - {0} or some)
-        found.append(tuple(hop if hop.ifindex else replace(hop, ifindex=ifindex) for hop in group))
+        found.append(tuple(hop if hop.ifindex else replace(hop, ifindex=ifindex, wire=wires[ifindex])
+                           for hop in group))  # fmt: skip
     return found

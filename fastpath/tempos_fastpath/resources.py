@@ -91,9 +91,8 @@ class Resources:
     def unseen(self, facts: Facts) -> tuple[InterfaceStatus, ...]:
         """The interfaces by which events come in that no program sees, and why."""
         attachments = self.programs.attachments
-        carrying = {each.ifindex for each in attachments if each.link}
         refused = {each.ifindex: each.reason for each in attachments if not each.link}
-        return self.entrances.unseen(facts, carrying, refused)
+        return self.entrances.unseen(facts, self.programs.carrying, refused)
 
     def _adopt(self, rows: Mapping[int, int]) -> tuple[dict[int, int], str]:
         """Take up the routes of an earlier broker; with them unread, none may stay in force."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from tempos import LocalError, Quality
@@ -120,7 +121,9 @@ async def prepare(
         undo.callback(programs.close)
         # Before that: a thread that is still attaching must come to its end.
         undo.callback(threads.shutdown, wait=True)
-        await loop.run_in_executor(threads, programs.attach, targets, mode, facts)
+        await loop.run_in_executor(
+            threads, partial(programs.attach, targets, mode, facts, named=bool(interfaces))
+        )
         fanouts = Fanouts(programs.map("fanouts"), programs.map("egress"), programs.deliver)
         undo.callback(fanouts.close)
         routes = KernelRoutes(

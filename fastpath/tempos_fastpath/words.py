@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from tempos import FastPathStatus, InterfaceStatus, Path, PathChoice
-from tempos_fastpath.attach import Attachment
+from tempos_fastpath.attachment import Attachment
 from tempos_fastpath.network.facts import Facts
 from tempos_fastpath.plan import Plan
 

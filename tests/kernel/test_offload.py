@@ -77,9 +77,9 @@ def test_the_status_says_what_the_kernel_lacks(topology: Topology) -> None:
     running = Kernel()
     lacks = topology.broker.call(running.lacks)
     assert running.tc_links() == (no_tcx() is None), "as it turns out where one is attached"
-    assert len(lacks) == (running.redirects() is None) + (not running.tc_links())
+    assert len(lacks) == (running.features() is None) + (not running.tc_links())
     in_broker(topology, this_one)
-    in_broker(topology, older, kernel=Kernel(redirects=lambda: None, tc_links=lambda: False))
+    in_broker(topology, older, kernel=Kernel(features=lambda: None, tc_links=lambda: False))
 
 
 def test_it_says_that_it_follows_until_programs_go_by_the_network_as_it_is(topology: Topology) -> None:

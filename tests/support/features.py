@@ -13,7 +13,7 @@ from tempos_bench.nodes.namespace import Namespace
 from tempos_bpf.links import attach_tc
 from tempos_bpf.objects import BpfObject
 from tempos_fastpath.clone import OBJECT, PROGRAM
-from tempos_fastpath.network.reading import redirect_support
+from tempos_fastpath.network.reading import told_features
 
 #: What a status says of a topic whose copies only tc could make, where there is no tcx.
 NO_TCX = "before Linux 6.6 the kernel has no links for it"
@@ -36,4 +36,4 @@ def no_tcx() -> str | None:
 
 def tells_redirects() -> bool:
     """Whether the kernel tells which devices take redirected frames, and when that changes (Linux 6.3)."""
-    return redirect_support() is not None
+    return told_features() is not None

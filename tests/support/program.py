@@ -55,11 +55,11 @@ class Outcome:
 
 
 class Rig:
-    """The loaded program, one mode of it; ``timed``: the one that measures latency."""
+    """The loaded program, one mode of it; ``timed``: the one that measures latency. ``gate``: of its interface."""
 
-    def __init__(self, *, generic: bool, timed: bool = False) -> None:
+    def __init__(self, *, generic: bool, timed: bool = False, gate: Gate = GATE) -> None:
         self.generic = generic
-        self.settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], GATE, generic=generic)
+        self.settings = encode_settings(PORT, ["10.9.9.9", ADDRESSES.broker], gate, generic=generic)
         self.rows = Rows(TOPICS)
         also = [TIMED] if timed else []
         self._object = BpfObject(
@@ -192,9 +192,13 @@ def volumes_in(sums: memoryview) -> Counter[tuple[int, str]]:
 
 
 def grown(row: int, reason: Reason, frame: bytes) -> Counter[tuple[int, str]]:
-    """By what they grow for one frame of Ethernet, with IPv4 without options where it is counted at all."""
+    """By what they grow for one frame of Ethernet, with IPv4 without options where it is counted at all.
+
+    It may have one VLAN tag.
+    """
+    at = 42 if frame[12:14] == b"\x81\x00" else 38
     key = "forwarded" if reason is Reason.FORWARDED else "dropped" if reason in DROPPED else ""
-    payload = int.from_bytes(frame[38:40], "big") - 8
+    payload = int.from_bytes(frame[at : at + 2], "big") - 8
     return +Counter({(row, key): payload}) if key else Counter()
 
 

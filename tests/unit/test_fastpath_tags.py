@@ -7,7 +7,7 @@ import pytest
 from tempos._abi import Tags
 from tempos_bpf.links import XdpMode
 from tempos_fastpath.network.facts import Facts, Interface
-from tempos_fastpath.tags import Obstacle, Told, how_told
+from tempos_fastpath.network.tags import Obstacle, Told, how_told
 
 CARD, VETH, BOND = 2, 3, 9
 

@@ -25,7 +25,7 @@ from tempos_fastpath import clone, drops, loading
 from tempos_fastpath.doctor import forwarding, loads
 from tempos_fastpath.doctor.parent import line_of
 from tempos_fastpath.doctor.sandbox import BROKER, NEAR, build
-from tempos_fastpath.network.reading import redirect_support
+from tempos_fastpath.network.reading import told_features
 from tempos_fastpath.selector import attach_selector
 from tempos_fastpath.survival.ownership import BPFFS
 
@@ -80,7 +80,7 @@ def _tc_links() -> str:
 
 
 def _netdev_family() -> str:
-    found = redirect_support()
+    found = told_features()
     if not found:
         raise Unavailable("the kernel has none, which came with Linux 6.3")
     return f"it told of {len(found)} devices"

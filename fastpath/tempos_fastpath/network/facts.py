@@ -44,6 +44,9 @@ class Interface:
     ``loopback``: no frame comes in by it from elsewhere. ``separates``: a bridge that keeps VLANs apart
     (`vlan_filtering`). ``shut``: a port that its bridge does not forward from now, or that its bond keeps in
     reserve: what comes in by it is dropped. ``flaps``: how often it has lost its carrier or found it.
+    ``vlan``: of a VLAN device of IEEE 802.1Q its id, else 0; ``prioritizes``: it puts priorities into the
+    tags of what leaves (`egress-qos-map`). ``runs_native``: whether its driver runs XDP programs; False where
+    the kernel does not say.
     """
 
     index: int
@@ -62,6 +65,9 @@ class Interface:
     separates: bool = False
     shut: bool = False
     flaps: int = 0
+    vlan: int = 0
+    prioritizes: bool = False
+    runs_native: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ So each program is told when it is loaded, and passes what the stack would not t
   cards lose their link when one comes or goes, and is told of no MAC.
 * The way back (`rp_filter`), which only the kernel can tell (sources.py). It is that of the device that has
   the address; where MACs lead to several such, the program serves those of one.
+* VLANs (vlans.py), whose frames a native program takes as what comes in by their devices.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 
 from tempos._abi import MAX_MACS, MAX_SUSPECTS
 from tempos_fastpath.network.facts import VRF, Facts, Interface
+from tempos_fastpath.network.vlans import Vlan, taken_on
 
 _BRIDGE, _BOND = "bridge", "bond"
 #: Devices that hand on what their ports get, and tell from which of them they take it.
@@ -39,6 +41,7 @@ class Gate:
 
     ``asks``: every source is, as what comes in by the interface of this index; 0: none but the suspects.
     ``learns``: of a port of a bridge its index; else 0. ``shut``: why nothing is taken; empty otherwise.
+    ``vlans``: whose tagged frames are taken in native mode, too.
     """
 
     macs: tuple[str, ...]
@@ -46,6 +49,7 @@ class Gate:
     asks: int = 0
     learns: int = 0
     shut: str = ""
+    vlans: tuple[Vlan, ...] = ()
 
 
 def gate_of(interface: Interface, facts: Facts, *, reverse_path: bool = True) -> Gate:
@@ -56,12 +60,15 @@ def gate_of(interface: Interface, facts: Facts, *, reverse_path: bool = True) ->
     for mac, device in _taken(interface, facts):
         by_device.setdefault(device.index, []).append(mac)
     unclear = facts.vague or len(facts.suspects) > MAX_SUSPECTS
+    devices = taken_on(interface, facts)
     asking = {
-        index for index in by_device if unclear or (reverse_path and facts.reverse_paths.get(index, 1) != 0)
+        index
+        for index in (*by_device, *(each.index for each in devices))
+        if unclear or (reverse_path and facts.reverse_paths.get(index, 1) != 0)
     }
     carrying = {index for _, index in facts.addresses}
     chosen = next((index for index in by_device if index in carrying), interface.index)
-    if asking:
+    if not asking.isdisjoint(by_device):
         by_device = {chosen: by_device.get(chosen, [])}
     macs = tuple(dict.fromkeys(mac for each in by_device.values() for mac in each))
     return Gate(
@@ -69,6 +76,9 @@ def gate_of(interface: Interface, facts: Facts, *, reverse_path: bool = True) ->
         () if unclear else facts.suspects,
         asks=chosen if chosen in asking else 0,
         learns=interface.index if any(each.kind == _BRIDGE for each in above(interface, facts)) else 0,
+        vlans=tuple(
+            Vlan(each.vlan, each.index, each.index if each.index in asking else 0) for each in devices
+        ),
     )
 
 

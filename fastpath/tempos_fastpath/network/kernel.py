@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from tempos_bpf.links import has_tc_links
 from tempos_bpf.objects import member_offset
 from tempos_fastpath.network.facts import Interface
-from tempos_fastpath.network.reading import bound_interface, redirect_support
+from tempos_fastpath.network.reading import bound_interface, told_features
 from tempos_fastpath.network.trial import Verdict, try_redirect
 
 
@@ -25,12 +25,12 @@ class Kernel:
     """The questions, each with the running kernel's answer unless another is given.
 
     ``try_redirect``: whether an interface takes a redirected frame that it is given.
-    ``redirects``: interface index -> whether native XDP may redirect to it; None where it does not say.
+    ``features``: interface index -> what it can do with XDP (NETDEV_XDP_ACT_*); None where it does not say.
     ``bound``: the index of the interface that new sockets are bound to, as in a VRF; 0 for none.
     ``tc_links``: whether tc programs can be attached by links of their own.
     """
 
-    redirects: Callable[[], Mapping[int, bool] | None] = redirect_support
+    features: Callable[[], Mapping[int, int] | None] = told_features
     bound: Callable[[], int] = bound_interface
     veth_skb_at: Callable[[], int | None] = veth_skb_at
     try_redirect: Callable[[Interface], Verdict] = try_redirect
@@ -39,7 +39,7 @@ class Kernel:
     def lacks(self) -> tuple[str, ...]:
         """What it does not have that the fast path would use, and what happens instead."""
         found = []
-        if self.redirects() is None:
+        if self.features() is None:
             found.append(
                 "it does not tell which devices take redirected frames (Linux 6.3): they are tried with one"
             )

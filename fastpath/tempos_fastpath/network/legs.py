@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from tempos import Member
 from tempos_fastpath.network.facts import VRF, Facts, Interface, Way, destination
 from tempos_fastpath.network.ipsec import Flow, hindrance
+from tempos_fastpath.network.vlans import card_below
 
 MAX_U16 = 0xFFFF
 #: Of a member that no way leads to.
@@ -23,7 +24,8 @@ class Hop:
 
     ``source``: the address of ours that its events leave from. ``mac`` is empty for one that is left out:
     what it is ticketed is dropped. Where that is because no way leads there, the interface is one that others
-    leave by, or any, so that it makes no difference to them.
+    leave by, or any, so that it makes no difference to them. ``wire``: the interface that programs hand its
+    frames to; where that is not the same one, they put the tag of this ``vlan`` in front.
     """
 
     ip: str
@@ -33,6 +35,12 @@ class Hop:
     mac: str
     source: str
     weight: int = 1
+    wire: int = 0
+    vlan: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.wire:
+            object.__setattr__(self, "wire", self.ifindex)
 
     @property
     def left_out(self) -> bool:
@@ -93,14 +101,15 @@ def leg_to(member: Member, given: Given, *, keep: bool) -> Leg:
     if why := hindrance(facts.policies, flow, outgoing=True):
         raise Obstacle(f"member {member}: {why}")
     leg = Leg(member, None, next=(egress.index, towards.next_hop))
+    wire, vlan = _wire_of(egress, given)
     mac = member.mac or facts.mac_of(*leg.next)
     if mac is None and absent:
         # Nothing goes there, whatever would.
         mac = ""
     else:
         leg.mtu = min(egress.mtu, towards.mtu or MAX_U16)
-        if given.native and not egress.takes_redirects:
-            leg.no_redirect = _no_redirect(member, egress)
+        if given.native and not wire.takes_redirects:
+            leg.no_redirect = _no_redirect(member, wire)
         elif not given.native and (loses := _losing(egress, facts)) is not None:
             leg.no_redirect = _lost(member, egress, loses)
     if mac is None:
@@ -108,7 +117,9 @@ def leg_to(member: Member, given: Given, *, keep: bool) -> Leg:
         leg.waits = f"{member}{via} on {egress.name}"
     else:
         assert egress.mac is not None, "_egress takes Ethernet only"
-        leg.hop = Hop(member.ip, member.port, egress.index, egress.mac, mac, towards.source, member.weight)
+        leg.hop = Hop(
+            member.ip, member.port, egress.index, egress.mac, mac, towards.source, member.weight, wire.index, vlan
+        )
     return leg
 
 
@@ -128,6 +139,12 @@ def _egress(member: Member, facts: Facts, tos: int) -> tuple[Interface, Way]:
     if not way.source:
         raise Obstacle(f"member {member}: the kernel names no address that its events would leave from")
     return interface, way
+
+
+def _wire_of(egress: Interface, given: Given) -> tuple[Interface, int]:
+    """What programs hand frames to that leave by an interface, and of which VLAN they are there; 0: of none."""
+    card = card_below(egress, given.facts) if given.native and not egress.takes_redirects else None
+    return (egress, 0) if card is None else (card, egress.vlan)
 
 
 def _is_nowhere(member: Member, facts: Facts, tos: int, *, keep: bool) -> bool:

@@ -45,6 +45,7 @@ _MAC, _NAME, _MTU, _ON, _MASTER, _INFO, _ON_ELSEWHERE, _INFO_KIND = 1, 3, 4, 5, 
 #: Of what a virtual interface is (IFLA_INFO_*), and of what it is a port of; then of a bridge, and the states
 #: of its ports and of a bond's.
 _INFO_DATA, _INFO_PORT_KIND, _INFO_PORT_DATA = 2, 4, 5
+_VLAN_ID, _VLAN_PRIORITIES, _VLAN_PROTOCOL, _8021Q = 1, 3, 5, b"\x81\0"
 _BRIDGE_VLAN_FILTERING, _BRIDGE_PORT_STATE, _BOND_PORT_STATE = 7, 1, 1
 #: Of an HSR device its two ports and, from Linux 6.10 on, the one towards another ring.
 _HSR_PORTS = (1, 2, 8)
@@ -141,7 +142,8 @@ class Link:
     ``on``: the index of what it stands on, which another namespace has where ``elsewhere``. ``separates``: a
     bridge that keeps VLANs apart. ``shut``: what it is a port of takes nothing from it now. ``rings``: the
     indices of its ports, which do not say so themselves (HSR, PRP). ``flaps``: how often it has lost its
-    carrier or found it.
+    carrier or found it. ``vlan``: of a VLAN device of IEEE 802.1Q its id, else 0; ``prioritizes``: it puts
+    priorities into the tags of what leaves (`egress-qos-map`).
     """
 
     index: int
@@ -158,6 +160,8 @@ class Link:
     shut: bool = False
     rings: tuple[int, ...] = ()
     flaps: int = 0
+    vlan: int = 0
+    prioritizes: bool = False
 
 
 class Netlink:
@@ -470,7 +474,8 @@ def _link(payload: bytes) -> Link:
     found = attributes(payload, _LINK.size)
     info = attributes(found.get(_INFO, b""))
     kind = _text(info.get(_INFO_KIND, b""))
-    data = attributes(info.get(_INFO_DATA, b"")) if kind in ("bridge", "hsr") else {}
+    data = attributes(info.get(_INFO_DATA, b"")) if kind in ("bridge", "hsr", "vlan") else {}
+    is_vlan = kind == "vlan" and data.get(_VLAN_PROTOCOL, _8021Q) == _8021Q
     mac = found.get(_MAC)
     return Link(
         index=index,
@@ -487,6 +492,8 @@ def _link(payload: bytes) -> Link:
         shut=_is_shut(_text(info.get(_INFO_PORT_KIND, b"")), info.get(_INFO_PORT_DATA, b"")),
         rings=tuple(number(data[each]) for each in _HSR_PORTS if each in data) if kind == "hsr" else (),
         flaps=number(found.get(_CARRIER_CHANGES)),
+        vlan=number(data.get(_VLAN_ID)) if is_vlan else 0,
+        prioritizes=is_vlan and _VLAN_PRIORITIES in data,
     )
 
 

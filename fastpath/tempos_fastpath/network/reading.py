@@ -39,7 +39,7 @@ _WHOLE = 32
 #: Networks that no packet on a wire is from; every program knows these.
 _NEVER = tuple(map(ipaddress.ip_network, ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3")))
 
-_XDP_ACT_NDO_XMIT = 4
+_XDP_ACT_BASIC, _XDP_ACT_NDO_XMIT = 1, 4
 
 _SO_BINDTOIFINDEX = 62
 _L3MDEV_ACCEPT = Path("/proc/sys/net/ipv4/udp_l3mdev_accept")
@@ -48,12 +48,12 @@ _SIOCETHTOOL = 0x8946
 _ETHTOOL_GFLAGS, _ETH_FLAG_RXVLAN = 0x25, 1 << 8
 
 
-Redirects = Callable[[], Mapping[int, bool] | None]
+Features = Callable[[], Mapping[int, int] | None]
 
 
 def read_facts(
     destinations: Iterable[Destination] = (),
-    redirects_to: Redirects | None = None,
+    features_of: Features | None = None,
     port: int = 0,
     bound_to: Callable[[], int] | None = None,
 ) -> Facts:
@@ -61,17 +61,17 @@ def read_facts(
 
     Ways are those of a socket of this process; one that is started inside of a VRF has its sockets there.
 
-    ``redirects_to``: tells which interfaces take redirected frames; without it :func:`redirect_support`.
+    ``features_of``: tells what interfaces can do with XDP; without it :func:`told_features`.
     ``port``: the UDP port that events leave from, for rules of the kernel that go by it.
     ``bound_to``: tells which interface sockets are bound to; without it :func:`bound_interface`.
     """
     try:
-        redirects = (redirects_to or redirect_support)() or {}
+        features = (features_of or told_features)() or {}
         bound = (bound_to or bound_interface)()
         with Netlink() as netlink:
             links = tuple(netlink.links())
             rings = {port: each.index for each in links for port in each.rings}
-            interfaces = {each.index: _interface(each, redirects, rings) for each in links}
+            interfaces = {each.index: _interface(each, features, rings) for each in links}
             addresses = [each for each in netlink.addresses() if each.interface in interfaces]
             ours = {each.ip for each in addresses}
             by = interfaces[bound].name if bound in interfaces else ""
@@ -148,7 +148,8 @@ def _is_set(setting: Path) -> bool:
         return False
 
 
-def _interface(link: Link, redirects: Mapping[int, bool], rings: Mapping[int, int]) -> Interface:
+def _interface(link: Link, features: Mapping[int, int], rings: Mapping[int, int]) -> Interface:
+    known = features.get(link.index)
     return Interface(
         index=link.index,
         name=link.name,
@@ -156,7 +157,7 @@ def _interface(link: Link, redirects: Mapping[int, bool], rings: Mapping[int, in
         mtu=link.mtu,
         up=bool(link.flags & _IFF_UP and link.flags & _IFF_RUNNING),
         ethernet=link.hardware == _ARPHRD_ETHER and not link.flags & _IFF_LOOPBACK,
-        takes_redirects=redirects.get(link.index),
+        takes_redirects=None if known is None else bool(known & _XDP_ACT_NDO_XMIT),
         kind=link.kind,
         # What stands on something in another namespace has an index of that one's.
         link=link.on if not link.elsewhere and link.kind != "veth" else 0,
@@ -166,6 +167,9 @@ def _interface(link: Link, redirects: Mapping[int, bool], rings: Mapping[int, in
         separates=link.separates,
         shut=link.shut,
         flaps=link.flaps,
+        vlan=link.vlan,
+        prioritizes=link.prioritizes,
+        runs_native=bool((known or 0) & _XDP_ACT_BASIC),
     )
 
 
@@ -245,8 +249,7 @@ def _usable(neighbours: Iterable[Neighbour]) -> dict[tuple[int, str], str]:
     return {(each.interface, each.ip): mac for each in neighbours if (mac := each.usable)}
 
 
-def redirect_support() -> dict[int, bool] | None:
-    """Interface index -> takes redirected frames; None on kernels before 6.3, which do not say."""
+def told_features() -> dict[int, int] | None:
+    """Interface index -> what it can do with XDP (NETDEV_XDP_ACT_*); None before Linux 6.3, which says nothing."""
     # Where anything is told of, loopback is.
-    found = {index: bool(features & _XDP_ACT_NDO_XMIT) for index, features in xdp_features().items()}
-    return found or None
+    return xdp_features() or None

@@ -18,6 +18,7 @@ from tempos_fastpath.network.facts import Destination, Facts, Interface
 from tempos_fastpath.network.kernel import Kernel
 from tempos_fastpath.network.reading import read_facts, read_more
 from tempos_fastpath.network.trial import Verdict
+from tempos_fastpath.network.vlans import card_below
 
 #: Seconds from one trial to the next of an interface that takes no frames; and the most they become for one
 #: that takes those of trials, but not the events.
@@ -66,7 +67,7 @@ class Survey:
         ``refused``: the indices of interfaces that did not take redirected frames since, and the error.
         ``port``: the UDP port that events leave from.
         """
-        facts = read_facts(destinations, self._kernel.redirects, port, self._kernel.bound)
+        facts = read_facts(destinations, self._kernel.features, port, self._kernel.bound)
         return self.complete(facts, native=native, refused=refused)
 
     def extend(self, facts: Facts, destinations: Iterable[Destination], port: int = 0) -> Facts | None:
@@ -92,7 +93,7 @@ class Survey:
         if not native:
             return facts
         interfaces = dict(facts.interfaces)
-        for index in {way.ifindex for way in facts.ways.values()} & facts.interfaces.keys():
+        for index in _leaving(facts):
             interface = facts.interfaces[index]
             if interface.ethernet and interface.up and interface.mac is not None:
                 verdict = self._judge(interface, now)
@@ -154,3 +155,10 @@ class Survey:
         for kept in (self._seen, self._tried, self._refused, self._forgiven, self._complained):
             for index in kept.keys() - facts.interfaces.keys():
                 del kept[index]
+
+
+def _leaving(facts: Facts) -> set[int]:
+    """The interfaces that events leave by, and what VLAN devices among them stand on."""
+    by = {way.ifindex for way in facts.ways.values()} & facts.interfaces.keys()
+    cards = (card_below(facts.interfaces[index], facts) for index in by)
+    return by | {each.index for each in cards if each is not None}

@@ -162,6 +162,23 @@ def holder_of(ifindex: int, but: Identity) -> Installed | None:
     return None
 
 
+def refuse_if_owned(ifindex: int, name: str, but: Identity) -> None:
+    """Raise :class:`Owned` where another's fast path holds an interface."""
+    holder = holder_of(ifindex, but)
+    if holder is None:
+        return
+    whose = holder.identity.name
+    if holder.alive:
+        raise Owned(
+            f"{name} belongs to the fast path of the broker {whose!r} (process {holder.pid}); "
+            "stop that one, or leave the interface out in fastpath.interfaces"
+        )
+    raise Owned(
+        f"{name} still carries the fast path of the broker {whose!r}, which is gone; start that "
+        f"one again, or remove what it left: tempos fastpath clean {whose}"
+    )
+
+
 def _describe(identity: Identity, owner: Owner | None, pins: Pins | None) -> Installed:
     interfaces: tuple[tuple[str, str], ...] = ()
     names = {index: name for name, index in owner.interfaces.items()} if owner else {}
