@@ -33,12 +33,12 @@ from tempos_fastpath.errors import NotPinned
 from tempos_fastpath.loading import Loader
 from tempos_fastpath.network.facts import Facts, Interface
 from tempos_fastpath.network.gates import Gate, gate_of
+from tempos_fastpath.network.tags import Obstacle, Told, how_told
 from tempos_fastpath.network.targets import unfit
 from tempos_fastpath.network.vlans import taken_on
 from tempos_fastpath.survival.orphans import refuse_if_owned
 from tempos_fastpath.survival.ownership import Identity
 from tempos_fastpath.survival.pins import LATENCY, MAPS, Kept, Pins, need_bpffs
-from tempos_fastpath.network.tags import Obstacle, Told, how_told
 
 _NONE_LEFT = Kept({}, ())
 _log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class Programs:
 
     @property
     def carrying(self) -> frozenset[int]:
-        """The interfaces whose frames programs see: with one, or with one below that takes their tagged ones."""
+        """The interfaces whose frames programs see, there or below, where they take the tagged ones."""
         there = [each for each in self.attachments if each.link]
         return frozenset(each.ifindex for each in there).union(
             vlan.ifindex for each in there for vlan in each.vlans
@@ -372,9 +372,7 @@ class Programs:
             link.detach()
             return Attachment(interface.name, interface.index, None, one_line(error))
 
-    def _with_cards(
-        self, interfaces: Iterable[Interface | str], facts: Facts
-    ) -> tuple[Interface | str, ...]:
+    def _with_cards(self, interfaces: Iterable[Interface | str], facts: Facts) -> tuple[Interface | str, ...]:
         """Each once, in place of a VLAN device the card where its frames are taken."""
         cards = (
             each if self._named or isinstance(each, str) else self._card_of(each, facts) or each
@@ -589,9 +587,7 @@ class Programs:
         """Where XDP programs are, and what the tc program beside each goes by."""
         there = [each for each in self.attachments if each.link]
         # What comes in by a VLAN device it sees there.
-        devices = {
-            vlan.ifindex: replace(each.gate, asks=vlan.asks) for each in there for vlan in each.vlans
-        }
+        devices = {vlan.ifindex: replace(each.gate, asks=vlan.asks) for each in there for vlan in each.vlans}
         gates = {each.ifindex: each.gate for each in there} | devices
         return {ifindex: self._cloning_by(gate) for ifindex, gate in gates.items()}
 

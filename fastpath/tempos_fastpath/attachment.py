@@ -9,8 +9,8 @@ from tempos import InterfaceStatus
 from tempos._abi import Tags
 from tempos_bpf.links import XdpLink, XdpMode
 from tempos_fastpath.network.gates import Gate
-from tempos_fastpath.network.vlans import Vlan
 from tempos_fastpath.network.tags import Told
+from tempos_fastpath.network.vlans import Vlan
 
 NOTHING = Told(Tags.IN_FRAME)
 CLOSED = Gate(())

@@ -55,7 +55,7 @@ class Outcome:
 
 
 class Rig:
-    """The loaded program, one mode of it; ``timed``: the one that measures latency. ``gate``: of its interface."""
+    """The loaded program, one mode of it, for a ``gate``; ``timed``: the one that measures latency."""
 
     def __init__(self, *, generic: bool, timed: bool = False, gate: Gate = GATE) -> None:
         self.generic = generic

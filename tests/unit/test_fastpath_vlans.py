@@ -43,7 +43,9 @@ def facts(*interfaces: Interface, reverse_paths: dict[int, int] | None = None) -
 
 
 FACTS = facts(ETH, VLAN10, ETH1)
-ABOVE = Interface(11, "over0", MAC, 1500, up=True, ethernet=True, takes_redirects=None, kind="ipvlan", link=TEN)
+ABOVE = Interface(
+    11, "over0", MAC, 1500, up=True, ethernet=True, takes_redirects=None, kind="ipvlan", link=TEN
+)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,9 @@ def test_settings_tell_a_native_program_alone() -> None:
     gate = gate_of(ETH, facts(ETH, VLAN10, ETH1, reverse_paths={CARD: 0, TEN: 1, OTHER: 0}))
     told = struct_from("struct tempos_settings", encode_settings(9998, (), gate, generic=False))
     assert (told.vlan_count, told.vlans[0].id, told.vlans[0].asks) == (1, 10, TEN)
-    assert struct_from("struct tempos_settings", encode_settings(9998, (), gate, generic=True)).vlan_count == 0
+    assert (
+        struct_from("struct tempos_settings", encode_settings(9998, (), gate, generic=True)).vlan_count == 0
+    )
 
 
 def planned(network: Facts, *groups: tuple[Member, ...], native: bool = True) -> Plan | str:
@@ -108,7 +112,9 @@ def test_what_goes_into_a_vlan_leaves_by_the_card_with_its_tag() -> None:
     assert (route.marks, route.members[0].ifindex, route.members[1].ifindex) == (
         _abi.ROUTE_TAGGED, CARD | 10 << _abi.VLAN_SHIFT, OTHER,
     )  # fmt: skip
-    assert decode_route(value).egresses == (((CARD, 3), (OTHER, 4)),), "an earlier broker's are found by the card"
+    assert decode_route(value).egresses == (((CARD, 3), (OTHER, 4)),), (
+        "an earlier broker's are found by the card"
+    )
 
 
 def test_two_groups_in_a_vlan_share_the_card_s_devmap() -> None:

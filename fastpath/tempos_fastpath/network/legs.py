@@ -118,7 +118,15 @@ def leg_to(member: Member, given: Given, *, keep: bool) -> Leg:
     else:
         assert egress.mac is not None, "_egress takes Ethernet only"
         leg.hop = Hop(
-            member.ip, member.port, egress.index, egress.mac, mac, towards.source, member.weight, wire.index, vlan
+            member.ip,
+            member.port,
+            egress.index,
+            egress.mac,
+            mac,
+            towards.source,
+            member.weight,
+            wire.index,
+            vlan,
         )
     return leg
 
@@ -142,7 +150,7 @@ def _egress(member: Member, facts: Facts, tos: int) -> tuple[Interface, Way]:
 
 
 def _wire_of(egress: Interface, given: Given) -> tuple[Interface, int]:
-    """What programs hand frames to that leave by an interface, and of which VLAN they are there; 0: of none."""
+    """What programs hand frames to that leave by an interface, and the VLAN that they are in there, or 0."""
     card = card_below(egress, given.facts) if given.native and not egress.takes_redirects else None
     return (egress, 0) if card is None else (card, egress.vlan)
 

@@ -250,6 +250,6 @@ def _usable(neighbours: Iterable[Neighbour]) -> dict[tuple[int, str], str]:
 
 
 def told_features() -> dict[int, int] | None:
-    """Interface index -> what it can do with XDP (NETDEV_XDP_ACT_*); None before Linux 6.3, which says nothing."""
+    """Interface index -> what it can do with XDP (NETDEV_XDP_ACT_*); None before Linux 6.3."""
     # Where anything is told of, loopback is.
     return xdp_features() or None

@@ -1,8 +1,8 @@
-"""Which VLANs' frames programs take and send with their tags, below the VLAN devices: pure functions of the facts.
+"""Which VLANs' frames programs take and send with their tags, below the devices: pure functions of the facts.
 
-No driver runs a program for a VLAN device, and none of those takes redirected frames (Linux 6.18). So a native
-program on the card below takes what is tagged for the device, and puts the tag in front of what goes to a member
-there. Only tags of IEEE 802.1Q, one a frame: what else a device would do to its frames is the kernel's.
+No driver runs a program for a VLAN device, and none of those takes redirected frames (Linux 6.18). So a
+native program on the card below takes what is tagged for the device, and puts the tag in front of what goes
+to a member there. Only tags of IEEE 802.1Q, one a frame: what else a device would do is the kernel's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def card_below(device: Interface, facts: Facts) -> Interface | None:
 
 
 def taken_on(card: Interface, facts: Facts) -> tuple[Interface, ...]:
-    """The VLAN devices whose frames a native program on a card takes in their stead, in the kernel's order."""
+    """The VLAN devices whose frames a native program on a card takes in their stead, by index."""
     if card.master or card.kind not in _CARDS:
         return ()
     with_addresses = {index for _, index in facts.addresses}
