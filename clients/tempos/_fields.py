@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Any, Generic, NamedTuple, TypeVar
 
+import msgpack
+
 T = TypeVar("T")
 
 
@@ -184,6 +186,11 @@ def without_id(datagram: bytes) -> tuple[int, bytes] | None:
     if end - _AT > 1:
         return int.from_bytes(datagram[_AT + 1 : end], "big"), datagram[:1] + datagram[end:]
     return (first, datagram[:1] + datagram[end:]) if first <= _SMALL else None
+
+
+def with_id(rest: bytes, number: int) -> bytes:
+    """What :func:`without_id` has cut, with an id."""
+    return b"%c%b%b%b" % (rest[0], _ID_FIRST, msgpack.packb(number), rest[1:])
 
 
 class Said(Generic[T]):

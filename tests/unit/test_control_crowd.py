@@ -30,6 +30,11 @@ class Everything:
         self.settled = asyncio.Event()
         self.noted, self.replies = 0, {}
         self.served: Counter[str] = Counter()
+        #: Nobody says the same again.
+        self.repeats = self
+
+    def answer(self, datagram: bytes, ip: str, asked: str | None, now: float) -> None:
+        return None
 
     def receive_datagram(self, datagram: bytes, ip: str, now: float, asked: str | None) -> Decision:
         number = int(datagram)

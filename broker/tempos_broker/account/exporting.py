@@ -1,4 +1,4 @@
-"""An account as JSON values, to be stored; that of a large topic as text, a piece at a time.
+"""An account as JSON values, to be stored, and back; that of a large topic as text, a piece at a time.
 
 Who has the text made goes on with something else between two pieces. Members may report meanwhile: what each
 of them told stands in one piece, and is told again. Whatever else changes gives the account another *shape*,
@@ -8,10 +8,10 @@ and the text is of no use then.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from tempos_broker.account.accounts import Account, GroupAccount
+from tempos_broker.account.accounts import Account, GroupAccount, Holder, holder_of
 from tempos_broker.account.quiet import Groups, Quiet
 from tempos_broker.account.topics import TopicAccount
 
@@ -34,6 +34,44 @@ def exported(state: TopicAccount | Quiet, publishers: Any) -> dict[str, Any]:
             for name, group in state.groups.items()
         ]
     return told
+
+
+def restored(
+    stored: Mapping[str, Any],
+    opened: Iterable[tuple[int, list[tuple[str, tuple[Holder, ...]]]]],
+    *,
+    stamped: bool,
+    now: float,
+    wall: float,
+) -> TopicAccount:
+    """The account that :func:`exported` has told with its groups; ``opened``: what is open.
+
+    Raises KeyError, TypeError or ValueError for what is none. ``wall``: Unix time in seconds.
+    """
+    state = TopicAccount(int(stored["epoch"]), int(stored["drawn"]))
+    state.unequal = [int(epoch) for epoch in stored["unequal"]]
+    state.forgot = bool(stored.get("forgot"))
+    state.open.update(opened)
+    for entry in stored["groups"]:
+        group = state.groups[str(entry["name"])] = GroupAccount()
+        group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown = map(int, entry["sums"])
+        group.unsent = int(entry.get("unsent", 0))
+        group.gone_dropped = int(entry.get("dropped", 0))
+        # An earlier broker did not tell when: what is not known to be long ago may have been just now.
+        known = wall if group.gone_lost or group.gone_dropped else 0.0
+        group.lost_at = entry.get("lost_at", known)
+        group.filtered, group.sampled = map(int, entry.get("less", (0, 0)))
+        group.gone_repaired, group.gone_given_up = map(int, entry.get("repairs", (0, 0)))
+        for holder, count, *more in entry["settled"]:
+            group.settled[holder_of(holder)] = (int(count), int(more[0]) if more else 0)
+        for one in entry["accounts"]:
+            account = Account.load(one, stamped, now)
+            group.accounts[account.holder] = account
+    for groups in state.open.values():
+        for name, holders in groups:
+            if any(holder not in state.groups[name].accounts for holder in holders):
+                raise ValueError(f"a holder of group {name!r} has no account")
+    return state
 
 
 def in_pieces(state: TopicAccount | Quiet, publishers: Callable[[], Any]) -> Pieces:

@@ -36,7 +36,6 @@ from tempos._slots import ticket_of
 from tempos.control import Sent
 from tempos_broker.account.accounts import (
     Account,
-    GroupAccount,
     GroupRow,
     Holder,
     Orphans,
@@ -48,7 +47,7 @@ from tempos_broker.account.accounts import (
 )
 from tempos_broker.account.bounds import Undelivered
 from tempos_broker.account.ended import Ended
-from tempos_broker.account.exporting import Pieces, Shape, exported, in_pieces, shape_of
+from tempos_broker.account.exporting import Pieces, Shape, exported, in_pieces, restored, shape_of
 from tempos_broker.account.orphans import unlike_orphans, with_orphans
 from tempos_broker.account.positions import Positions
 from tempos_broker.account.publishers import Publishers, PublishersAccount
@@ -77,6 +76,10 @@ class TopicLedger:
         return not self.problems
 
 
+#: Where tickets are counted: topic, epoch, and the number of a ticket.
+Ticket = tuple[int, int, int]
+
+
 class Ledger:
     """The account of all topics. ``unstamped``: ids of topics whose datagrams carry no epoch."""
 
@@ -91,6 +94,8 @@ class Ledger:
         #: Topics that begin an account anew, and may have members that had one in the one before.
         self._forgot: set[int] = set()
         self._ended = Ended()
+        #: Grows whenever a topic or an epoch begins or ends: what was told before may mean another thing.
+        self.turns = 0
         #: Topics whose account has changed; whoever stores them takes them out.
         self.changed: set[int] = set()
         #: What was lost before the broker.
@@ -109,6 +114,7 @@ class Ledger:
 
     def begin(self, topic: int, name: str, *, stamped: bool) -> None:
         """A topic that is new here; whether its datagrams carry epochs."""
+        self.turns += 1
         (self._unstamped.discard if stamped else self._unstamped.add)(topic)
         self._ended.begin(topic, name, stamped=stamped)
 
@@ -123,10 +129,12 @@ class Ledger:
 
     def forgot(self, topic: int) -> None:
         """There was an account under this id before: who tells totals may have told some of them in it."""
+        self.turns += 1
         self._forgot.add(topic)
 
     def begin_anew(self, topic: int) -> None:
         """Nothing that is known of the topic holds."""
+        self.turns += 1
         self._topics.pop(topic, None)
         self._positions.forget(topic)
         self._left.discard(topic)
@@ -205,6 +213,7 @@ class Ledger:
     ) -> None:
         """A route is about to be in force: its groups with their holders, in the order of the route."""
         self._now = now
+        self.turns += 1
         state = self._topics.get(topic)
         if state is None:
             state = self._topics[topic] = self._ended.take(topic) or self._new(topic)
@@ -232,6 +241,7 @@ class Ledger:
         what was last known; a few more may have been drawn by a broker that died.
         """
         known = self._topics[topic]
+        self.turns += 1
         self.changed.add(topic)
         self._positions.forget(topic, epoch)
         if isinstance(known, Quiet) and not (cut or any(tickets) or any(unsent)):
@@ -402,6 +412,14 @@ class Ledger:
                 delivered += account.delivered
         return ticketed, delivered
 
+    def counters(self, places: Iterable[tuple[int, str]]) -> Iterator[Ticket]:
+        """Where the tickets are that open epochs have drawn in these topics and groups."""
+        for topic, group in places:
+            for epoch, groups in self._open(topic).items():
+                number = self._positions.number(topic, epoch, groups, group)
+                if number is not None:
+                    yield topic, epoch, ticket_of(number)
+
     def accounts(self, holder: Holder) -> list[Account]:
         """Every account of a holder in which anything is counted, over topics and groups."""
         return [
@@ -545,6 +563,7 @@ class Ledger:
 
     def restore(self, topic: int, stored: Mapping[str, Any], now: float) -> None:
         """Go on with an exported account; raises KeyError, TypeError or ValueError for what is none."""
+        self.turns += 1
         self._topics[topic] = state = self._restored(topic, stored, now)
         if isinstance(state, TopicAccount):
             self._note_left(topic, state)
@@ -568,28 +587,6 @@ class Ledger:
             quiet.epoch = int(stored["epoch"])
             self._read = stored, quiet
             return quiet.copy()
-        state = TopicAccount(int(stored["epoch"]), int(stored["drawn"]))
-        state.unequal = [int(epoch) for epoch in stored["unequal"]]
-        state.forgot = bool(stored.get("forgot"))
-        state.open.update(opened)
-        for entry in stored["groups"]:
-            group = state.groups[str(entry["name"])] = GroupAccount()
-            group.tickets, group.gone_delivered, group.gone_lost, group.gone_unknown = map(int, entry["sums"])
-            group.unsent = int(entry.get("unsent", 0))
-            group.gone_dropped = int(entry.get("dropped", 0))
-            # An earlier broker did not tell when: what is not known to be long ago may have been just now.
-            known = self.wall() if group.gone_lost or group.gone_dropped else 0.0
-            group.lost_at = entry.get("lost_at", known)
-            group.filtered, group.sampled = map(int, entry.get("less", (0, 0)))
-            group.gone_repaired, group.gone_given_up = map(int, entry.get("repairs", (0, 0)))
-            for holder, count, *more in entry["settled"]:
-                group.settled[holder_of(holder)] = (int(count), int(more[0]) if more else 0)
-            for one in entry["accounts"]:
-                account = Account.load(one, topic not in self._unstamped, now)
-                group.accounts[account.holder] = account
-        for groups in state.open.values():
-            for name, holders in groups:
-                if any(holder not in state.groups[name].accounts for holder in holders):
-                    raise ValueError(f"a holder of group {name!r} has no account")
+        state = restored(stored, opened, stamped=topic not in self._unstamped, now=now, wall=self.wall())
         state.restored(now)
         return Quiet.of(state) or state

@@ -168,6 +168,8 @@ class Guard:
         self._addressee = addressee
         self._nonces: dict[str, Nonces] = {}
         self._rate = RateLimit(config.rate)
+        #: Grows whenever somebody may do more or less than before.
+        self.turns = 0
         self._configure(config, wall)
 
     def reconfigure(self, config: ControlConfig, wall: float) -> None:
@@ -178,6 +180,7 @@ class Guard:
 
     def _configure(self, config: ControlConfig, wall: float) -> None:
         self._config = config
+        self.turns += 1
         networks, open_networks = _networks(config.networks), _networks(config.open_networks)
 
         @lru_cache(_ADDRESSES)
@@ -199,6 +202,7 @@ class Guard:
 
     def set_client(self, client_id: str, client: ClientConfig | None, wall: float) -> None:
         """Go by another key and other rights of one client, who is known from now on, or (None) no more."""
+        self.turns += 1
         if client is None:
             del self._clients[client_id], self._nonces[client_id]
             # Who takes a key away does not let everybody in.
@@ -212,6 +216,11 @@ class Guard:
     def demand(self, *, signatures: bool) -> None:
         """Whether everybody has to sign though there is no client."""
         self._signed = signatures
+        self.turns += 1
+
+    def allows(self, ip: str, now: float) -> bool:
+        """Whether this address, which was served before, may ask once more now; that is counted."""
+        return self._rate.allows(ip, now)
 
     def admit(self, datagram: bytes, ip: str, wall: float, now: float) -> Admitted:
         """The request inside a datagram from ``ip``; raises :class:`Denied`."""

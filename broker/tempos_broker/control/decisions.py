@@ -13,6 +13,7 @@ from tempos import DATA_PORT, Topic
 from tempos.control import Asked, Code, Request
 from tempos_broker.account.accounts import Holder
 from tempos_broker.control.auth import Admitted, Caller
+from tempos_broker.members.known import Lease
 from tempos_broker.membership import Refused
 
 
@@ -124,12 +125,27 @@ class Copies:
     via: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Again:
+    """What a heartbeat does however often it comes: renews the lease, and says how its program keeps up.
+
+    ``load``: events that wait, of how many, and overruns; None: it does not say. ``complete``: it has told
+    all that it has to tell.
+    """
+
+    holder: Holder
+    lease: Lease
+    load: tuple[int, int, int] | None
+    complete: bool
+
+
 class Decision(NamedTuple):
     """What a control datagram led to: swap the routes of the ``changed`` topics, then render the answer.
 
     ``joining``: topics that match a filter, to be joined some at a time. ``proving``: what is to be repeated
     before anything changes. ``copies``: what is sent before the answer. ``publisher``: who is told by the
-    way of the answer what it is to send again.
+    way of the answer what it is to send again. ``again``: what it does again and again, while nothing else
+    happens.
     """
 
     way: Way
@@ -139,6 +155,7 @@ class Decision(NamedTuple):
     proving: Proving | None = None
     copies: Copies | None = None
     publisher: int | None = None
+    again: Again | None = None
 
 
 def holder_of(request: Request, way: Way) -> Holder:

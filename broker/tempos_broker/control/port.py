@@ -140,7 +140,12 @@ class ControlPort:
             # It counts, and changes nothing.
             self._control.served[way.op] += 1
             return way.op, True
-        decision = self._control.receive_datagram(datagram, ip, time.monotonic(), asked)
+        now = time.monotonic()
+        if (answer := self._control.repeats.answer(datagram, ip, asked, now)) is not None:
+            self._control.served[_RENEWS] += 1
+            reply(answer, member=True)
+            return _RENEWS, True
+        decision = self._control.receive_datagram(datagram, ip, now, asked)
         if decision is None:
             return "", False
         if decision.proving is not None:
@@ -160,7 +165,9 @@ class ControlPort:
         elif self._is_awaited(decision):
             self._begin(partial(self._answer_when_come, decision, reply), decision.way, datagram)
         else:
-            self._answer(decision, reply)
+            answer = self._answer(decision, reply)
+            if answer is not None and decision.again is not None:
+                self._control.repeats.keep(datagram, ip, asked, decision, answer)
         return decision.way.op, _has_copies(decision)
 
     def _have_proved(self, proving: Proving) -> None:
@@ -243,10 +250,12 @@ class ControlPort:
             by = ANSWER_BY if isinstance(decision.answer, Drained) else SETTLED_BY
             await self._fleet.settle(noted, by)
 
-    def _answer(self, decision: Decision, reply: Reply) -> None:
+    def _answer(self, decision: Decision, reply: Reply) -> bytes | None:
+        """Gives the answer that was sent, if any was."""
         if (answer := self._control.render(decision)) is not None:
             told = decision.answer
             reply(answer, member=told.member if isinstance(told, Done) else isinstance(told, _MEMBERS))
+        return answer
 
 
 def _has_copies(decision: Decision) -> bool:

@@ -18,7 +18,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 from tempos import Topic
@@ -65,10 +64,12 @@ from tempos_broker.control.late import Late, former
 from tempos_broker.control.listing import Listing
 from tempos_broker.control.proofs import Proofs, told_port
 from tempos_broker.control.proving import unproven
+from tempos_broker.control.reach import Reach
+from tempos_broker.control.repeats import Repeats
 from tempos_broker.control.reports import Reports
 from tempos_broker.fleet.desk import Desk
-from tempos_broker.members.known import Lease, own_group
-from tempos_broker.members.unheard import LOOKED_AT, Progress, beats_for
+from tempos_broker.members.known import own_group
+from tempos_broker.members.unheard import beats_for
 from tempos_broker.membership import Refused, Registry
 from tempos_broker.slowpath.returns import LIFETIME
 
@@ -123,11 +124,12 @@ class ControlServer:
         more: Mapping[str, Operation] | None = None,
         fleet: Desk | None = None,
     ) -> None:
-        self._reach = (Changes() if changes is None else changes).of(Kind.REACH, log)
         self._registry = registry
         self._ledger = ledger
         #: What members tell.
         self.reports = Reports(ledger, instance)
+        reach = (Changes() if changes is None else changes).of(Kind.REACH, log)
+        self._reach = Reach(registry, ledger, reach, lambda: self.wall())
         self._name = name
         self._instance = instance
         self._life = random.getrandbits(32) if life is None else life
@@ -143,6 +145,7 @@ class ControlServer:
         self.wall = ForwardTime(wall, monotonic)
         self.guard = Guard(config, self.wall(), self._fleet.addressee)
         self._time_by(config)
+        self.repeats = Repeats(registry, ledger, self.reports, self.guard, self._fleet, instance)
         self._now = 0.0
         self._log = Sparingly(log, lambda: self._now)
         #: Every datagram is in one of these once: by operation, by why not.
@@ -225,7 +228,7 @@ class ControlServer:
     def _time_by(self, config: ControlConfig) -> None:
         lease, heartbeat = round(config.lease * 1000), round(config.heartbeat * 1000)
         self._timing = {"lease_ms": lease, "heartbeat_ms": heartbeat, "instance": self._instance}
-        self._beats = beats_for(heartbeat / 1000)
+        self._reach.needed = beats_for(heartbeat / 1000)
 
     # --- replies ----------------------------------------------------------------------------
 
@@ -469,6 +472,7 @@ class ControlServer:
     def _heartbeat(self, request: Request, way: Way, now: float) -> Decision:
         way.caller.require_any("subscribe")
         holder = holder_of(request, way)
+        self.repeats.forget(holder)
         for place in former(request, way):
             self.reports.book_former(Holder(*place, request.client), holder, request.fields)
         # What a member got before it was taken out is news even where it is no member any more.
@@ -478,7 +482,7 @@ class ControlServer:
             raise self._no_member(holder)
         # Who only asks what is new tells nothing of what came.
         tells = request.fields["since"] is None or request.fields["full"] is not None
-        unheard = self._listen_for(holder) if tells else frozenset()
+        unheard = self._reach.listen_for(holder, now) if tells else frozenset()
         asked, since = request.fields["topics"], request.fields["since"]
         if since is not None:
             lease = self._registry.lease_of(holder)
@@ -487,11 +491,12 @@ class ControlServer:
             tried = self._registry.try_again(holder, now)
             awaits = not (tells or tried or self._listing.has_news(holder, since))
             known = tuple(each for each in asked or () if each.topic in mine)
-            return Decision(way, Renewed(holder, known, tuple(since), (), awaits), unheard.union(tried))
+            decision = Decision(way, Renewed(holder, known, tuple(since), (), awaits), unheard.union(tried))
+            return decision if awaits else self.repeats.marked(decision, request, holder)
         if asked is None:
             if not mine and holder not in self._registry.leaving():
                 raise self._no_member(holder)
-            return Decision(way, Done(member=True), unheard)
+            return self.repeats.marked(Decision(way, Done(member=True), unheard), request, holder)
         return Decision(
             way,
             Renewed(
@@ -502,37 +507,6 @@ class ControlServer:
             ),
             unheard,
         )
-
-    def _listen_for(self, holder: Holder) -> frozenset[int]:
-        """Notice whether events reach a member; its counts are booked. Topics that it is taken out of."""
-        lease = self._registry.lease_of(holder)
-        if lease is None:
-            return frozenset()
-        places = [(topic, state.name) for topic, state in islice(lease.topics.items(), LOOKED_AT)]
-        lease.progress.needed = self._beats
-        changed = lease.progress.beat(*self._ledger.progress(holder, places))
-        if changed:
-            self._tell_progress(holder, lease.progress)
-        if lease.progress.heard:
-            lease.put_out = 0
-        return self._put_out(lease) if lease.progress.is_silent else frozenset()
-
-    def _put_out(self, lease: Lease) -> frozenset[int]:
-        gone = self._registry.evict_unheard(lease, self._now, self.wall())
-        for kept in gone:
-            self._reach.warning("%s", kept)
-        return frozenset(self._registry.topic(kept.place.topic).id for kept in gone)
-
-    def _tell_progress(self, holder: Holder, progress: Progress) -> None:
-        if progress.lost:
-            self._reach.warning(
-                "member %s:%d tells of none of %d events that it was sent over %d heartbeats: is there a "
-                "firewall or a NAT between that lets nothing from our data port through to it, or has it "
-                "another key?",
-                holder.ip, holder.port, progress.lost, progress.needed,
-            )  # fmt: skip
-        else:
-            self._reach.warning("member %s:%d gets events again", holder.ip, holder.port)
 
     def _no_member(self, holder: Holder) -> Refused:
         whys = [Out.WORDS[why] for why in self._registry.departures.whys(holder)]

@@ -49,6 +49,10 @@ class Progress:
         """Whether it tells of nothing, where it is a member now."""
         return self.beats >= self.needed
 
+    def is_behind(self, ticketed: int) -> bool:
+        """Whether so much was ticketed since it last told of anything that it should tell of some."""
+        return ticketed - self.ticketed >= LEAST
+
     def beat(self, ticketed: int, delivered: int) -> bool:
         """A heartbeat with these totals; whether the member has become unheard, or is heard again."""
         before = self.lost
@@ -59,7 +63,7 @@ class Progress:
         if self.heard or delivered < self.delivered or ticketed < self.ticketed:
             self.ticketed, self.delivered, self.beats = ticketed, delivered, 0
             return before > self.lost
-        if ticketed - self.ticketed < LEAST:
+        if not self.is_behind(ticketed):
             return False
         self.beats += 1
         if self.is_silent:
