@@ -136,7 +136,8 @@ def test_nobody_can_tell_the_difference(seed: int) -> None:
         if datagram:
             first, second = (side.hear(datagram, ip, now) for side in sides)
             if first != second:
-                assert first is not None and second is not None
+                assert first is not None
+                assert second is not None
                 assert decode_reply(first) == decode_reply(second), (number, act)
         for side in sides:
             _happen(act, side, random.Random(number), now)
