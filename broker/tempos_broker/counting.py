@@ -72,7 +72,7 @@ class Counting:
         self._fast = fast
         self._ledger = ledger
         self._states = states
-        ledger.tickets = lambda topic, epoch, group: self.tickets.read(topic, epoch, group)
+        ledger.tickets = tickets.read
         ledger.by_source = self._by_source
         #: By topic and epoch: its groups that do not get all.
         self._taken: dict[int, dict[int, tuple[Taken, ...]]] = {}

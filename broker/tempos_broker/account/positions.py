@@ -57,7 +57,10 @@ class Positions:
         """Which of the groups that the epoch was opened with has this name, if there is any."""
         if len(groups) > _FEW:
             return self._of(topic, epoch, groups).number.get(group)
-        return next((number for number, (name, _) in enumerate(groups) if name == group), None)
+        for number, (name, _) in enumerate(groups):
+            if name == group:
+                return number
+        return None
 
     def of(self, topic: int, epoch: int, groups: Groups, number: int, holder: Holder) -> Position | None:
         """Where a holder is in the group of this number, if it is in it."""

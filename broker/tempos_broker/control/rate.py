@@ -19,7 +19,7 @@ ALL = 10
 
 
 class Bucket:
-    """Tokens of one source; ``now`` is a monotonic clock in seconds."""
+    """Tokens of one, or of all; ``now`` is a monotonic clock in seconds."""
 
     __slots__ = ("_at", "tokens")
 
@@ -42,9 +42,13 @@ class RateLimit:
     """Whether a source may ask now. ``rate``: requests per second of one source."""
 
     def __init__(self, rate: float) -> None:
-        self._rate = rate
         self._all = Bucket(rate * ALL * BURST, 0.0)
-        self._sources: OrderedDict[str, Bucket] = OrderedDict()
+        self._all_rate, self._all_burst = rate * ALL, rate * BURST * ALL
+        #: Seconds that a request takes of its source's time, and how far ahead of its time one may come.
+        # A little more, for sums of such times are not exact.
+        self._each, self._ahead = 1 / rate, BURST - 1 / rate + 1e-9
+        #: A bucket as one number: when it would be full again.
+        self._sources: OrderedDict[str, float] = OrderedDict()
 
     @property
     def sources(self) -> int:
@@ -53,18 +57,20 @@ class RateLimit:
 
     def allows(self, source: str, now: float) -> bool:
         """Take a token for a request of this source, unless the source or all together have none left."""
-        rate, burst = self._rate, self._rate * BURST
-        bucket = self._sources.get(source)
-        if bucket is None:
-            if len(self._sources) >= MAX_SOURCES:
-                self._sources.popitem(last=False)
-            bucket = self._sources[source] = Bucket(burst, now)
+        sources = self._sources
+        full = sources.get(source)
+        if full is None:
+            if len(sources) >= MAX_SOURCES:
+                sources.popitem(last=False)
+            full = sources[source] = now
         else:
-            self._sources.move_to_end(source)
+            sources.move_to_end(source)
+        # A clock that was set back takes nothing from anybody.
+        full = now if full <= now or full > now + BURST else full
         # A source that may not ask takes nothing from the others.
-        if not bucket.fill(rate, burst, now) or not self._all.fill(rate * ALL, burst * ALL, now):
+        if full - now > self._ahead or not self._all.fill(self._all_rate, self._all_burst, now):
             return False
-        bucket.take()
+        sources[source] = full + self._each
         self._all.take()
         return True
 
