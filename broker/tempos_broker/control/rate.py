@@ -66,7 +66,7 @@ class RateLimit:
         else:
             sources.move_to_end(source)
         # A clock that was set back takes nothing from anybody.
-        full = now if full <= now or full > now + BURST else full
+        full = now if full <= now or full > now + 2 * BURST else full
         # A source that may not ask takes nothing from the others.
         if full - now > self._ahead or not self._all.fill(self._all_rate, self._all_burst, now):
             return False
