@@ -242,14 +242,6 @@ static __always_inline enum tempos_reason decide_topic(struct xdp_md *ctx, const
 	return carry(ctx, packet, route, *row, TEMPOS_MAX_MEMBERS - 1, BY_BYTE);
 }
 
-static __always_inline enum tempos_reason decide(struct xdp_md *ctx, __u32 *row, __u8 *framing, __u32 popped)
-{
-	struct packet packet;
-	enum tempos_reason reason = look_at(ctx, &packet, popped);
-
-	return reason == TEMPOS_FORWARDED ? decide_topic(ctx, &packet, row, framing) : reason;
-}
-
 /* What a frame with a wide id comes to: reason, framing, row. */
 union outcome {
 	struct {
@@ -313,52 +305,34 @@ static __always_inline int conclude(struct xdp_md *ctx, __u32 row, enum tempos_r
 	return is_dropped(reason) ? XDP_DROP : XDP_PASS;
 }
 
-static __noinline int run_wide(struct xdp_md *ctx, __u32 popped)
+/* The same, where the way was timed from `entered` on; 0: it was not. */
+static __always_inline int conclude_timed(struct xdp_md *ctx, __u32 row, enum tempos_reason reason, __u8 framing,
+					  __u64 entered)
 {
-	union outcome outcome = {.all = decide_wide(ctx, popped)};
-
-	return conclude(ctx, outcome.row, outcome.reason);
-}
-
-/* As forwarded, too, counts what a foreign topic had for none of its members. */
-static __always_inline int conclude_foreign(struct xdp_md *ctx, __u32 row, __u32 reason)
-{
-	if (reason != FOR_NOBODY)
-		return conclude(ctx, row, reason);
-	count(row, TEMPOS_FORWARDED, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
-	return XDP_DROP;
-}
-
-static __noinline int run_foreign(struct xdp_md *ctx, __u32 popped)
-{
-	union outcome outcome = {.all = decide_foreign(ctx, popped)};
-
-	return conclude_foreign(ctx, outcome.row, outcome.reason);
-}
-
-/* What the program is that measures how long it takes (latency.h). */
-static __always_inline int run_timed(struct xdp_md *ctx)
-{
-	__u64 entered = bpf_ktime_get_ns();
-	__u32 row = 0;
-	__u32 popped = pop_tag(ctx);
-	__u8 framing = TEMPOS_FRAMING_RAW;
-	enum tempos_reason reason = decide(ctx, &row, &framing, popped);
-
-	if (reason == IS_WIDE || reason == TEMPOS_OTHER_PORT) {
-		union outcome outcome = {.all = reason == IS_WIDE ? decide_wide(ctx, popped)
-								  : decide_foreign(ctx, popped)};
-
-		reason = outcome.reason;
-		framing = outcome.framing;
-		row = outcome.row;
-	}
-	if (reason == TEMPOS_FORWARDED) {
+	if (entered && reason == TEMPOS_FORWARDED) {
 		const void *frame = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 
 		count_latency(row, framing, entered, past_tag(frame, end), end);
 	}
-	return with_tag(ctx, conclude_foreign(ctx, row, reason), popped);
+	return conclude(ctx, row, reason);
+}
+
+static __always_inline int conclude_wide(struct xdp_md *ctx, __u32 popped, __u64 entered)
+{
+	union outcome outcome = {.all = decide_wide(ctx, popped)};
+
+	return conclude_timed(ctx, outcome.row, outcome.reason, outcome.framing, entered);
+}
+
+/* As forwarded, too, counts what a foreign topic had for none of its members. */
+static __always_inline int conclude_foreign(struct xdp_md *ctx, __u32 popped, __u64 entered)
+{
+	union outcome outcome = {.all = decide_foreign(ctx, popped)};
+
+	if (outcome.reason != FOR_NOBODY)
+		return conclude_timed(ctx, outcome.row, outcome.reason, outcome.framing, entered);
+	count(outcome.row, TEMPOS_FORWARDED, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
+	return XDP_DROP;
 }
 
 #endif

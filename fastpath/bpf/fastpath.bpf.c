@@ -25,14 +25,14 @@
 SEC("xdp")
 int tempos_fastpath(struct xdp_md *ctx)
 {
-	return run(ctx);
+	return run(ctx, false);
 }
 
 /* The "?": loaded only where user space asks for it. */
 SEC("?xdp")
 int tempos_timed(struct xdp_md *ctx)
 {
-	return run_timed(ctx);
+	return run(ctx, true);
 }
 
 /* What the copies of events with several groups pass on their way out; see fanout.h. */

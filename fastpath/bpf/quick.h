@@ -77,7 +77,7 @@ static __noinline int look_whole(struct xdp_md *ctx, __u32 popped)
 }
 
 /* From the topic's byte on, of a frame whose headers were found right. One with a wide id is left. */
-static __noinline int run_topic(struct xdp_md *ctx)
+static __always_inline int conclude_topic(struct xdp_md *ctx, __u64 entered)
 {
 	void *frame = (void *)(long)ctx->data;
 	struct packet packet = {
@@ -88,15 +88,46 @@ static __noinline int run_topic(struct xdp_md *ctx)
 		.end = (void *)(long)ctx->data_end,
 	};
 	enum tempos_reason reason;
+	__u8 framing = TEMPOS_FRAMING_RAW;
 	__u32 row = 0;
-	__u8 framing;
 
 	/* Which it was already; this is for the verifier. */
 	if ((void *)(packet.payload + 1) > packet.end)
 		return conclude(ctx, row, TEMPOS_TRUNCATED);
 	packet.payload_len = bpf_ntohs(packet.udp->len) - sizeof(struct udphdr);
 	reason = decide_topic(ctx, &packet, &row, &framing);
-	return reason == IS_WIDE ? TO_WIDE : conclude(ctx, row, reason);
+	return reason == IS_WIDE ? TO_WIDE : conclude_timed(ctx, row, reason, framing, entered);
+}
+
+/* What the rest is left to, once as it is, and once timed: who is not timed has not an instruction of it. */
+static __noinline int run_topic(struct xdp_md *ctx)
+{
+	return conclude_topic(ctx, 0);
+}
+
+static __noinline int run_wide(struct xdp_md *ctx, __u32 popped)
+{
+	return conclude_wide(ctx, popped, 0);
+}
+
+static __noinline int run_foreign(struct xdp_md *ctx, __u32 popped)
+{
+	return conclude_foreign(ctx, popped, 0);
+}
+
+static __noinline int time_topic(struct xdp_md *ctx, __u64 entered)
+{
+	return conclude_topic(ctx, entered);
+}
+
+static __noinline int time_wide(struct xdp_md *ctx, __u32 popped, __u64 entered)
+{
+	return conclude_wide(ctx, popped, entered);
+}
+
+static __noinline int time_foreign(struct xdp_md *ctx, __u32 popped, __u64 entered)
+{
+	return conclude_foreign(ctx, popped, entered);
 }
 
 static __noinline int run_lost(struct xdp_md *ctx, __u32 row)
@@ -105,11 +136,13 @@ static __noinline int run_lost(struct xdp_md *ctx, __u32 row)
 }
 
 /*
- * What a program is. None of the functions that it leaves the rest to calls another of them, for their stacks would be
- * too much together, and each is called in one place, for the verifier looks at it once for each.
+ * What a program is; `timed`, a constant: one that measures how long events take. None of the functions that it leaves
+ * the rest to calls another of them, for their stacks would be too much together, and each is called in one place, for
+ * the verifier looks at it once for each.
  */
-static __always_inline int run(struct xdp_md *ctx)
+static __always_inline int run(struct xdp_md *ctx, bool timed)
 {
+	const __u64 entered = timed ? bpf_ktime_get_ns() : 0;
 	void *frame = (void *)(long)ctx->data;
 	struct ethhdr *eth = frame;
 	struct iphdr *ip = frame + sizeof(struct ethhdr);
@@ -127,6 +160,7 @@ static __always_inline int run(struct xdp_md *ctx)
 	int verdict;
 	__u16 check;
 	__u32 row, popped = 0;
+	__u8 framing;
 
 	/* On skbs every way has questions of its own. */
 	if (settings.generic)
@@ -188,10 +222,13 @@ static __always_inline int run(struct xdp_md *ctx)
 		counted->count[TEMPOS_FORWARDED]++;
 		counted->bytes += length - (HEADERS_LEN - sizeof(*eth));
 	}
+	if (timed)
+		count_latency(row, stamped ? TEMPOS_FRAMING_EVENT : TEMPOS_FRAMING_RAW, entered, frame, end);
 	return XDP_REDIRECT;
 
 copies:
-	return conclude(ctx, row, broadcast(ctx, route, TEMPOS_MAX_MEMBERS - 1));
+	framing = route->framing;
+	return conclude_timed(ctx, row, broadcast(ctx, route, TEMPOS_MAX_MEMBERS - 1), framing, entered);
 whole:
 	popped = pop_tag(ctx);
 	verdict = look_whole(ctx, popped);
@@ -200,10 +237,12 @@ whole:
 	if (verdict != TO_TOPIC)
 		return with_tag(ctx, verdict, popped);
 topic:
-	verdict = run_topic(ctx);
-	return with_tag(ctx, verdict == TO_WIDE ? run_wide(ctx, popped) : verdict, popped);
+	verdict = timed ? time_topic(ctx, entered) : run_topic(ctx);
+	if (verdict == TO_WIDE)
+		verdict = timed ? time_wide(ctx, popped, entered) : run_wide(ctx, popped);
+	return with_tag(ctx, verdict, popped);
 foreign:
-	return with_tag(ctx, run_foreign(ctx, popped), popped);
+	return with_tag(ctx, timed ? time_foreign(ctx, popped, entered) : run_foreign(ctx, popped), popped);
 }
 
 _Static_assert(offsetof(struct tempos_route, way) % 4 == 0 &&
