@@ -44,3 +44,29 @@ def test_an_interface_of_another_network_is_none_of_this_broker_s(
     if "dummy0" in said:
         assert "VRF blue" in found["eth1"].cause
         assert "nothing comes in by a device of the kind dummy" in found["dummy0"].cause
+
+
+@pytest.mark.parametrize(
+    ("asked", "cause"),
+    [
+        (
+            Asked(listen=("10.0.9.1",)),
+            "native mode: a program on eth0, which it stands on, takes its tagged frames",
+        ),
+        (Asked(listen=("10.0.9.1",), mode="generic"), "generic mode"),
+        (Asked(interfaces=("eth0.9",)), "generic mode only: the driver has no XDP"),
+    ],
+)
+def test_a_vlan_device_is_served_on_the_card_below(
+    monkeypatch: pytest.MonkeyPatch, asked: Asked, cause: str
+) -> None:
+    card = replace(ETH, runs_native=True)
+    device = replace(
+        ETH, index=9, name="eth0.9", kind="vlan", link=2, vlan=9, takes_redirects=False, runs_native=False
+    )
+    facts = Facts({2: card, 9: device}, (("10.0.9.1", 9),), {})
+    monkeypatch.setattr(reading, "read_facts", lambda: facts)
+    monkeypatch.setattr(netdev, "xdp_features", lambda: {2: 0x7, 9: 0})
+    monkeypatch.setattr(interfaces, "_foreign", lambda interface: "")
+    (found,) = (each for each in interfaces.gather(asked) if each.check == "TD201")
+    assert (found.subject, found.cause) == ("eth0.9", cause)

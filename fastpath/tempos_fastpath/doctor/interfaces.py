@@ -57,8 +57,27 @@ def gather(asked: Asked) -> Iterator[Tried]:
         if why := unfit(interface, facts):
             yield Tried("TD201", False, why, interface.name)
             continue
-        yield _mode(interface, asked, features, held.get(interface.name))
-        yield _redirects(interface, asked)
+        card = _card_below(interface, asked, facts)
+        if card is not None:
+            cause = f"native mode: a program on {card.name}, which it stands on, takes its tagged frames"
+            yield Tried("TD201", True, cause, interface.name)
+        else:
+            yield _mode(interface, asked, features, held.get(interface.name))
+        yield _redirects(card or interface, asked)
+
+
+def _card_below(interface: Interface, asked: Asked, facts: Facts) -> Interface | None:
+    """The card where a VLAN device's frames are taken by a broker that is told no interfaces."""
+    from tempos_bpf.links import XdpMode
+    from tempos_fastpath.network.kernel import veth_skb_at
+    from tempos_fastpath.network.tags import Told, how_told
+    from tempos_fastpath.network.vlans import taken_on
+
+    card = facts.interfaces.get(interface.link)
+    if asked.interfaces or asked.mode == "generic" or card is None or not card.runs_native:
+        return None
+    told = how_told(card, facts, XdpMode.NATIVE, readable=veth_skb_at() is not None)
+    return card if interface in taken_on(card, facts) and isinstance(told, Told) else None
 
 
 def _wanted(asked: Asked, facts: Facts) -> list[Interface | str]:
