@@ -151,19 +151,18 @@ static __always_inline struct cursor frame_of(struct xdp_md *ctx)
 	return (struct cursor){.at = (void *)(long)ctx->data, .end = (void *)(long)ctx->data_end};
 }
 
-/*
- * What is asked of a frame behind its headers; `cheap`: what those and the packet itself came to, `popped`: the tag that
- * was taken off it, or 0.
- */
+/* What is asked of a frame behind its headers; `cheap`: what those and the packet itself came to. */
 static __always_inline enum tempos_reason look_beside(struct xdp_md *ctx, const struct packet *packet,
-						      enum tempos_reason cheap, __u32 popped)
+						      enum tempos_reason cheap)
 {
 	__u32 asks = settings.asks, tag;
 
 	if (cheap != TEMPOS_FORWARDED)
 		return cheap;
 	/* Behind the cheap questions: what is not for the broker pays nothing for these. */
-	tag = popped ? popped : tag_beside(ctx);
+	tag = kept_tag();
+	if (!tag)
+		tag = tag_beside(ctx);
 	if (tag) {
 		__s64 of_vlan = settings.vlan_count ? vlan_asks(tag) : -1;
 
@@ -175,9 +174,9 @@ static __always_inline enum tempos_reason look_beside(struct xdp_md *ctx, const 
 }
 
 /* A frame that is for the broker, as far as can be told without its topic. */
-static __always_inline enum tempos_reason look_at(struct xdp_md *ctx, struct packet *packet, __u32 popped)
+static __always_inline enum tempos_reason look_at(struct xdp_md *ctx, struct packet *packet)
 {
-	return look_beside(ctx, packet, parse(frame_of(ctx), packet, &settings), popped);
+	return look_beside(ctx, packet, parse(frame_of(ctx), packet, &settings));
 }
 
 /* From a route on; `mask` as in pick(). */
@@ -253,13 +252,13 @@ union outcome {
 };
 
 /* The same for a frame with a wide id. A function of its own, which finds the headers anew. */
-static __noinline __u32 decide_wide(struct xdp_md *ctx, __u32 popped)
+static __noinline __u32 decide_wide(struct xdp_md *ctx)
 {
 	union outcome outcome = {.framing = TEMPOS_FRAMING_RAW};
 	struct packet packet;
 	struct wide found;
 
-	outcome.reason = look_at(ctx, &packet, popped);
+	outcome.reason = look_at(ctx, &packet);
 	if (outcome.reason != TEMPOS_FORWARDED)
 		return outcome.all;
 	outcome.reason = find_wide(&packet, &found);
@@ -272,7 +271,7 @@ static __noinline __u32 decide_wide(struct xdp_md *ctx, __u32 popped)
 }
 
 /* The same for a frame to another port than the data port, where that is a foreign topic's. */
-static __noinline __u32 decide_foreign(struct xdp_md *ctx, __u32 popped)
+static __noinline __u32 decide_foreign(struct xdp_md *ctx)
 {
 	union outcome outcome = {.reason = TEMPOS_OTHER_PORT, .framing = TEMPOS_FRAMING_FOREIGN};
 	struct cursor cursor = frame_of(ctx);
@@ -286,7 +285,7 @@ static __noinline __u32 decide_foreign(struct xdp_md *ctx, __u32 popped)
 	topic = topic_at(packet.udp->dest);
 	if (!topic)
 		return outcome.all;
-	outcome.reason = look_beside(ctx, &packet, parse_rest(cursor, &packet, &settings), popped);
+	outcome.reason = look_beside(ctx, &packet, parse_rest(cursor, &packet, &settings));
 	if (outcome.reason != TEMPOS_FORWARDED)
 		return outcome.all;
 	outcome.reason = find_numbered(topic, &found);
@@ -317,17 +316,17 @@ static __always_inline int conclude_timed(struct xdp_md *ctx, __u32 row, enum te
 	return conclude(ctx, row, reason);
 }
 
-static __always_inline int conclude_wide(struct xdp_md *ctx, __u32 popped, __u64 entered)
+static __always_inline int conclude_wide(struct xdp_md *ctx, __u64 entered)
 {
-	union outcome outcome = {.all = decide_wide(ctx, popped)};
+	union outcome outcome = {.all = decide_wide(ctx)};
 
 	return conclude_timed(ctx, outcome.row, outcome.reason, outcome.framing, entered);
 }
 
 /* As forwarded, too, counts what a foreign topic had for none of its members. */
-static __always_inline int conclude_foreign(struct xdp_md *ctx, __u32 popped, __u64 entered)
+static __always_inline int conclude_foreign(struct xdp_md *ctx, __u64 entered)
 {
-	union outcome outcome = {.all = decide_foreign(ctx, popped)};
+	union outcome outcome = {.all = decide_foreign(ctx)};
 
 	if (outcome.reason != FOR_NOBODY)
 		return conclude_timed(ctx, outcome.row, outcome.reason, outcome.framing, entered);

@@ -66,10 +66,10 @@ static __always_inline bool is_plain(const struct tempos_route *route)
 #define TO_WIDE -3
 
 /* Whose frame it is, with the reason where it is nobody's. */
-static __noinline int look_whole(struct xdp_md *ctx, __u32 popped)
+static __noinline int look_whole(struct xdp_md *ctx)
 {
 	struct packet packet;
-	enum tempos_reason reason = look_at(ctx, &packet, popped);
+	enum tempos_reason reason = look_at(ctx, &packet);
 
 	if (reason == TEMPOS_FORWARDED)
 		return TO_TOPIC;
@@ -105,14 +105,14 @@ static __noinline int run_topic(struct xdp_md *ctx)
 	return conclude_topic(ctx, 0);
 }
 
-static __noinline int run_wide(struct xdp_md *ctx, __u32 popped)
+static __noinline int run_wide(struct xdp_md *ctx)
 {
-	return conclude_wide(ctx, popped, 0);
+	return conclude_wide(ctx, 0);
 }
 
-static __noinline int run_foreign(struct xdp_md *ctx, __u32 popped)
+static __noinline int run_foreign(struct xdp_md *ctx)
 {
-	return conclude_foreign(ctx, popped, 0);
+	return conclude_foreign(ctx, 0);
 }
 
 static __noinline int time_topic(struct xdp_md *ctx, __u64 entered)
@@ -120,14 +120,14 @@ static __noinline int time_topic(struct xdp_md *ctx, __u64 entered)
 	return conclude_topic(ctx, entered);
 }
 
-static __noinline int time_wide(struct xdp_md *ctx, __u32 popped, __u64 entered)
+static __noinline int time_wide(struct xdp_md *ctx, __u64 entered)
 {
-	return conclude_wide(ctx, popped, entered);
+	return conclude_wide(ctx, entered);
 }
 
-static __noinline int time_foreign(struct xdp_md *ctx, __u32 popped, __u64 entered)
+static __noinline int time_foreign(struct xdp_md *ctx, __u64 entered)
 {
-	return conclude_foreign(ctx, popped, entered);
+	return conclude_foreign(ctx, entered);
 }
 
 static __noinline int run_lost(struct xdp_md *ctx, __u32 row)
@@ -159,7 +159,7 @@ static __always_inline int run(struct xdp_md *ctx, bool timed)
 	bool stamped;
 	int verdict;
 	__u16 check;
-	__u32 row, popped = 0;
+	__u32 row;
 	__u8 framing;
 
 	/* On skbs every way has questions of its own. */
@@ -230,19 +230,24 @@ copies:
 	framing = route->framing;
 	return conclude_timed(ctx, row, broadcast(ctx, route, TEMPOS_MAX_MEMBERS - 1), framing, entered);
 whole:
-	popped = pop_tag(ctx);
-	verdict = look_whole(ctx, popped);
+	pop_tag(ctx);
+	verdict = look_whole(ctx);
 	if (verdict == TO_FOREIGN)
-		goto foreign;
+		goto foreign_looked_at;
 	if (verdict != TO_TOPIC)
-		return with_tag(ctx, verdict, popped);
+		return with_tag(ctx, verdict);
+	goto topic_looked_at;
 topic:
+	keep_no_tag();
+topic_looked_at:
 	verdict = timed ? time_topic(ctx, entered) : run_topic(ctx);
 	if (verdict == TO_WIDE)
-		verdict = timed ? time_wide(ctx, popped, entered) : run_wide(ctx, popped);
-	return with_tag(ctx, verdict, popped);
+		verdict = timed ? time_wide(ctx, entered) : run_wide(ctx);
+	return with_tag(ctx, verdict);
 foreign:
-	return with_tag(ctx, timed ? time_foreign(ctx, popped, entered) : run_foreign(ctx, popped), popped);
+	keep_no_tag();
+foreign_looked_at:
+	return with_tag(ctx, timed ? time_foreign(ctx, entered) : run_foreign(ctx));
 }
 
 _Static_assert(offsetof(struct tempos_route, way) % 4 == 0 &&

@@ -6,6 +6,9 @@
  * (settings.vlans), and what is the kernel's after all gets the very same one back. A frame leaves by the interface
  * below the VLAN's device, with the VLAN's id and nothing else in the tag. Behind both every pointer into the frame is
  * to be found anew.
+ *
+ * The tag that was taken off lies in memory of the CPU, not in a variable: the verifier of Linux 6.1 takes one
+ * that is 0 on the way that it looks at first for 0 on others, too, and leaves out what depends on it.
  */
 #ifndef TEMPOS_VLAN_H
 #define TEMPOS_VLAN_H
@@ -47,6 +50,22 @@ static __noinline __s64 vlan_asks(__u32 tag)
 	return -1;
 }
 
+/* The tag that was taken off the frame at hand, or 0; each program's own. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} taken_off SEC(".maps");
+
+static __always_inline __u32 kept_tag(void)
+{
+	const __u32 only = 0;
+	const __u32 *tag = settings.vlan_count ? bpf_map_lookup_elem(&taken_off, &only) : NULL;
+
+	return tag ? *tag : 0;
+}
+
 /* Has a tag in front of what a frame carries, as one number. False: there is no room for it. */
 static __always_inline bool push_tag(struct xdp_md *ctx, __u32 tag)
 {
@@ -68,7 +87,7 @@ static __always_inline bool push_tag(struct xdp_md *ctx, __u32 tag)
 }
 
 /* Takes the tag off a frame of a VLAN whose frames are taken. The tag as one number, or 0: the frame is as it was. */
-static __always_inline __u32 pop_tag(struct xdp_md *ctx)
+static __always_inline __u32 pop(struct xdp_md *ctx)
 {
 	void *frame = (void *)(long)ctx->data;
 	__u64 begin;
@@ -92,12 +111,32 @@ static __always_inline __u32 pop_tag(struct xdp_md *ctx)
 	return tag;
 }
 
-/* What becomes of a frame: `popped` is the tag that was taken off it, or 0. */
-static __always_inline int with_tag(struct xdp_md *ctx, int verdict, __u32 popped)
+/* The same, and keeps it. */
+static __always_inline void pop_tag(struct xdp_md *ctx)
 {
-	if (popped && verdict == XDP_PASS && !push_tag(ctx, popped))
-		return XDP_ABORTED;
-	return verdict;
+	const __u32 only = 0;
+	__u32 *tag = settings.vlan_count ? bpf_map_lookup_elem(&taken_off, &only) : NULL;
+
+	if (tag)
+		*tag = pop(ctx);
+}
+
+/* None was taken off. */
+static __always_inline void keep_no_tag(void)
+{
+	const __u32 only = 0;
+	__u32 *tag = settings.vlan_count ? bpf_map_lookup_elem(&taken_off, &only) : NULL;
+
+	if (tag)
+		*tag = 0;
+}
+
+/* What becomes of a frame: what goes up gets back what was taken off. */
+static __always_inline int with_tag(struct xdp_md *ctx, int verdict)
+{
+	__u32 tag = verdict == XDP_PASS ? kept_tag() : 0;
+
+	return tag && !push_tag(ctx, tag) ? XDP_ABORTED : verdict;
 }
 
 #endif
