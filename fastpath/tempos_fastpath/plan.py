@@ -483,16 +483,15 @@ def _choose_way(
 
 def _beside(groups: Sequence[tuple[Hop, ...]], facts: Facts, nowhere: str) -> list[tuple[Hop, ...]]:
     """Those that no way leads to, as if they left by what others do, best of their group; or the obstacle."""
-    wires = {hop.ifindex: hop.wire for group in groups for hop in group if hop.ifindex}
-    some = wires.keys() or {
+    cards = {hop.ifindex: hop.card for group in groups for hop in group if hop.ifindex}
+    some = cards.keys() or {
         each.index for each in facts.interfaces.values() if each.ethernet and each.up and each.mac is not None
     }
     if not some:
         raise Obstacle(nowhere)
-    wires = wires or {index: index for index in some}
     found = []
     for group in groups:
         ifindex = min({hop.ifindex for hop in group} - {0} or some)
-        found.append(tuple(hop if hop.ifindex else replace(hop, ifindex=ifindex, wire=wires[ifindex])
+        found.append(tuple(hop if hop.ifindex else replace(hop, ifindex=ifindex, card=cards.get(ifindex, 0))
                            for hop in group))  # fmt: skip
     return found

@@ -45,7 +45,7 @@ SINGLE = Topic(3, "single", framing=Framing.EVENT)
 BROKER = "10.0.1.1"
 #: Verified instructions; whoever needs more has a reason to say so here. Each group of a foreign topic may
 #: be left out, and plain topics have a way of their own before all else.
-INSTRUCTIONS = {PROGRAM: 155_000, "tempos_deliver": 550}
+INSTRUCTIONS = {PROGRAM: 155_000, "tempos_deliver": 620}
 
 
 @pytest.fixture(params=["straight", "forked"])

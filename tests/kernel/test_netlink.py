@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ from dataclasses import astuple
 from typing import Any
 
 import pytest
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 from support.nodes import configure
 from support.privileges import require_netns
 from support.waiting import LIMIT
@@ -139,7 +140,8 @@ def test_interfaces_and_addresses_are_those_that_the_kernel_has(node: Node) -> N
                  each.get("link_netnsid") is not None, each.get("master") or 0,
                  (data := info(each, "data")) is not None and bool(data.get("br_vlan_filtering")),
                  info(each, "slave_kind") == "bridge" and info(each, "slave_data").get("brport_state") != 3,
-                 (), each.get("carrier_changes"))
+                 (), each.get("carrier_changes"), (data and data.get("vlan_id")) or 0,
+                 bool(data and data.get("vlan_egress_qos")))
                 for each in netlink.get_links()
             ]  # fmt: skip
             addresses = [(each.get("local") or each.get("address"), each["index"], each["prefixlen"])
@@ -150,6 +152,11 @@ def test_interfaces_and_addresses_are_those_that_the_kernel_has(node: Node) -> N
         netlink.link("add", ifname="eth5", kind="veth", peer={"ifname": "eth6"})
         netlink.link("add", ifname="br0", kind="bridge")
         netlink.link("set", ifname="eth5", master=netlink.link_lookup(ifname="br0")[0])
+        # Not every kernel has these.
+        with contextlib.suppress(NetlinkError):
+            netlink.link(
+                "add", ifname="eth6.9", kind="vlan", link=netlink.link_lookup(ifname="eth6")[0], vlan_id=9
+            )
 
     configure(node, add_more)
     links, addresses = node.call(by_pyroute2)

@@ -80,7 +80,7 @@ def test_other_tags_are_the_kernel_s(carded: Rig, tag: bytes) -> None:
 @pytest.mark.parametrize("came", [False, True], ids=["came untagged", "came tagged"])
 def test_a_member_in_a_vlan_gets_its_events_with_the_tag(carded: Rig, came: bool) -> None:
     (member,) = hops(1)
-    inside = replace(member, ifindex=9, wire=LOOPBACK, vlan=4094)
+    inside = replace(member, ifindex=9, card=LOOPBACK, vlan=4094)
     tagging = plan(EVENT.id, [inside, member], framing=Framing.EVENT, epoch=2)
     carded.clear()
     carded.install(tagging)

@@ -24,8 +24,8 @@ class Hop:
 
     ``source``: the address of ours that its events leave from. ``mac`` is empty for one that is left out:
     what it is ticketed is dropped. Where that is because no way leads there, the interface is one that others
-    leave by, or any, so that it makes no difference to them. ``wire``: the interface that programs hand its
-    frames to; where that is not the same one, they put the tag of this ``vlan`` in front.
+    leave by, or any, so that it makes no difference to them. ``card``: where the interface is a VLAN device,
+    what programs hand its frames to, with the tag of that ``vlan`` in front; else 0.
     """
 
     ip: str
@@ -35,12 +35,13 @@ class Hop:
     mac: str
     source: str
     weight: int = 1
-    wire: int = 0
+    card: int = 0
     vlan: int = 0
 
-    def __post_init__(self) -> None:
-        if not self.wire:
-            object.__setattr__(self, "wire", self.ifindex)
+    @property
+    def wire(self) -> int:
+        """The index of the interface that programs hand its frames to."""
+        return self.card or self.ifindex
 
     @property
     def left_out(self) -> bool:
@@ -125,7 +126,7 @@ def leg_to(member: Member, given: Given, *, keep: bool) -> Leg:
             mac,
             towards.source,
             member.weight,
-            wire.index,
+            wire.index if vlan else 0,
             vlan,
         )
     return leg
