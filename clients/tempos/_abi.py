@@ -154,7 +154,7 @@ class Reason(enum.IntEnum):
 REASON_TEXTS = {
     Reason.FORWARDED: 'handed to one member of every group',
     Reason.NOT_IPV4: 'the frame carries no IPv4',
-    Reason.VLAN: 'the frame has a VLAN tag, or had one before it was taken off',
+    Reason.VLAN: "the frame has, or had, a VLAN tag that is the kernel's to see to",
     Reason.TRUNCATED: 'the frame ends inside a header',
     Reason.NOT_UNICAST: 'the frame is addressed to a multicast or broadcast MAC',
     Reason.IP_OPTIONS: 'the IPv4 header has options',

@@ -178,7 +178,7 @@ enum tempos_tags {
 enum tempos_reason {
 	TEMPOS_FORWARDED = 0,       /* handed to one member of every group */
 	TEMPOS_NOT_IPV4,            /* the frame carries no IPv4 */
-	TEMPOS_VLAN,                /* the frame has a VLAN tag, or had one before it was taken off */
+	TEMPOS_VLAN,                /* the frame has, or had, a VLAN tag that is the kernel's to see to */
 	TEMPOS_TRUNCATED,           /* the frame ends inside a header */
 	TEMPOS_NOT_UNICAST,         /* the frame is addressed to a multicast or broadcast MAC */
 	TEMPOS_IP_OPTIONS,          /* the IPv4 header has options */

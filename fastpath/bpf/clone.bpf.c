@@ -270,7 +270,7 @@ static __noinline __u32 decide_foreign(struct __sk_buff *skb)
 	if (parse_headers(&cursor, &packet, &settings) != TEMPOS_OTHER_PORT)
 		return outcome.all;
 	topic = topic_at(packet.udp->dest);
-	if (!topic || parse_rest(cursor, &packet, &settings) != TEMPOS_FORWARDED || 
+	if (!topic || parse_rest(cursor, &packet, &settings) != TEMPOS_FORWARDED ||
 	    !way_back_known(settings.asks, packet.ip->saddr) ||
 	    find_numbered(topic, &found) != TEMPOS_FORWARDED)
 		return outcome.all;

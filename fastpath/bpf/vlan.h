@@ -7,8 +7,8 @@
  * below the VLAN's device, with the VLAN's id and nothing else in the tag. Behind both every pointer into the frame is
  * to be found anew.
  *
- * The tag that was taken off lies in memory of the CPU, not in a variable: the verifier of Linux 6.1 takes one
- * that is 0 on the way that it looks at first for 0 on others, too, and leaves out what depends on it.
+ * The tag that was taken off lies in memory of the CPU. As a variable it did not survive Linux 6.1: frames went up
+ * without what was taken off.
  */
 #ifndef TEMPOS_VLAN_H
 #define TEMPOS_VLAN_H

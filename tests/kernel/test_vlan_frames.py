@@ -5,6 +5,9 @@ The devices themselves, and tags beside frames, are among the networks of tests/
 
 from __future__ import annotations
 
+import socket
+import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -17,6 +20,7 @@ from support.program import ADDRESSES, GATE, LOOPBACK, Rig, hops, plan
 from tempos import Framing, Reason
 from tempos_bpf.objects import Verdict
 from tempos_fastpath.network.vlans import Vlan
+from tempos_fastpath.structs import constant
 
 pytestmark = pytest.mark.kernel
 
@@ -24,6 +28,7 @@ OURS, FOREIGN = 100, 101
 #: Type, priority 5, id.
 TAG = b"\x81\x00" + (5 << 13 | OURS).to_bytes(2, "big")
 _MACS = 12
+TAKEN = constant("TEMPOS_TAKEN").to_bytes(4, sys.byteorder)
 
 
 def tagged(frame: bytes, tag: bytes = TAG) -> bytes:
@@ -45,8 +50,6 @@ def test_what_is_tagged_is_served_as_it_is_without_the_tag(carded: Rig, row: Row
     plain = frame_of(row)
     frame = tagged(plain)
     out = carded.run(frame)
-    if row.fast is Reason.TRUNCATED and len(plain) < _MACS + 2:
-        return
     assert out.reason is row.fast
     if out.reason is not Reason.FORWARDED:
         verdict = Verdict.DROP if out.reason is Reason.KEEP_ALIVE else Verdict.PASS
@@ -90,6 +93,24 @@ def test_a_member_in_a_vlan_gets_its_events_with_the_tag(carded: Rig, came: bool
         assert (out.verdict, out.reason) == (Verdict.REDIRECT, Reason.FORWARDED)
         wanted = expected(plain, member, generic=False, epoch=2, stamped=True)
         assert out.data == tagged(wanted, tag), sequence
+
+
+def test_the_kernel_is_asked_for_sources_as_what_comes_in_by_the_vlan_s_device() -> None:
+    """The card itself looks at no way back; with the device it is another thing."""
+    rig = Rig(generic=False, gate=replace(GATE, vlans=(Vlan(OURS, 9, asks=9),)))
+    try:
+        rig.keep(TABLE)
+        plain = bytes(datagram(ADDRESSES, event()))
+        assert rig.run(plain).reason is Reason.FORWARDED
+        out = rig.run(tagged(plain))
+        assert (out.verdict, out.reason, out.data) == (Verdict.PASS, Reason.UNKNOWN_WAY_BACK, tagged(plain))
+        key = struct.pack("=I4s", 9, socket.inet_aton(ADDRESSES.src))
+        (asked,) = (key for key, _ in rig.map("sources").items())
+        assert asked == key
+        rig.map("sources").update(key, TAKEN)
+        assert rig.run(tagged(plain)).reason is Reason.FORWARDED
+    finally:
+        rig.close()
 
 
 def test_in_generic_mode_they_are_left_to_their_device() -> None:

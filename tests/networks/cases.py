@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from networks import devices, disturbances, machines, redundant, stacks
 from networks.judge import Right
 from networks.network import Build, straight
+from tempos_fastpath.network.kernel import veth_skb_at
+from tempos_fastpath.network.reading import told_features
 
 MODES = ("native", "generic", "off")
 FAST: Mapping[str, tuple[str, ...]] = {"native": ("fast",), "generic": ("fast",), "off": ("slow",)}
 SLOW = dict.fromkeys(MODES, ("slow",))
-#: Natively where the kernel says what drivers can do, and veth shows its tags (Linux 6.3).
-SEEN = {"native": ("fast", "slow"), "generic": ("fast",), "off": ("slow",)}
+#: Where the kernel says what drivers can do, and its veth shows tags (Linux 6.3), native mode serves VLANs.
+_TOLD = told_features() is not None and veth_skb_at() is not None
+SEEN = {"native": ("fast",) if _TOLD else ("fast", "slow"), "generic": ("fast",), "off": ("slow",)}
 EITHER = {"native": ("fast", "slow"), "generic": ("fast", "slow"), "off": ("slow",)}
 
 

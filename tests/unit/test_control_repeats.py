@@ -14,6 +14,7 @@ from tempos.control import Received, decode_reply, encode_request
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
+from tempos_broker.control.repeats import SPARE
 from tempos_broker.control.server import ControlServer
 from tempos_broker.membership import Registry
 
@@ -144,6 +145,19 @@ def test_nobody_can_tell_the_difference(seed: int) -> None:
         assert sides[0].state(now) == sides[1].state(now), (number, act)
     assert sides[0].kept > 10, "this is about those"
     assert not sides[1].kept
+
+
+def test_who_has_left_is_forgotten() -> None:
+    side, most = Side(keeps=True), 0
+    for client in range(1, 2_000):
+        ip, port = f"10.{client >> 8}.{client & 255}.9", 5000
+        side.hear(encode_request("subscribe", 1, client, topic="a/x", group="g", port=port), ip, client)
+        for number in range(2, 5):
+            side.hear(encode_request("heartbeat", number, client, port=port, received=[]), ip, client)
+        side.hear(encode_request("goodbye", 5, client, port=port, received=[]), ip, client)
+        most = max(most, side.server.repeats.known)
+    assert side.kept >= 2_000
+    assert SPARE / 2 < most <= SPARE + 4
 
 
 def _happen(act: str, side: Side, rng: random.Random, now: float) -> None:

@@ -26,8 +26,8 @@ from tempos_broker.members.known import Lease
 from tempos_broker.members.unheard import LOOKED_AT
 from tempos_broker.membership import Registry
 
-#: So many are known at most; the oldest is forgotten first.
-MOST = 1 << 14
+#: Once so many more than twice as many as there are members are known, those who left are forgotten.
+SPARE = 64
 #: What a heartbeat may say beside what does the same however often it is said.
 _MORE = ("former", "dropped", "repairs", "lacking", "publishers", "hears", "topics")
 #: From where it came, to which address of ours, and all that it says but its id.
@@ -61,6 +61,11 @@ class Repeats:
         #: What a member has said last, if that is known: only that it says again.
         self._latest: dict[Holder, _Key] = {}
 
+    @property
+    def known(self) -> int:
+        """Of how many members a heartbeat is known."""
+        return len(self._known)
+
     def marked(self, decision: Decision, request: Request, holder: Holder) -> Decision:
         """The decision on a heartbeat, marked where it would be the same again."""
         told, lease = request.fields, self._registry.lease_of(holder)
@@ -81,6 +86,12 @@ class Repeats:
         if (key := self._latest.pop(holder, None)) is not None:
             del self._known[key]
 
+    def _forget_who_left(self) -> None:
+        lease_of, known = self._registry.lease_of, self._known
+        for holder in [holder for holder, key in self._latest.items()
+                       if lease_of(holder) is not known[key].again.lease]:  # fmt: skip
+            self.forget(holder)
+
     def keep(self, datagram: bytes, ip: str, asked: str | None, decision: Decision, answer: bytes) -> None:
         """What came of a heartbeat that nobody signed."""
         said, told = without_id(datagram), without_id(answer)
@@ -93,8 +104,8 @@ class Repeats:
         # What was drawn since the heartbeat was heard is to be noticed by the next one.
         ticketed, _ = self._ledger.progress(lease.holder, places)
         if not lease.progress.is_behind(ticketed):
-            if len(self._known) >= MOST:
-                self.forget(next(iter(self._latest)))
+            if len(self._known) > 2 * len(self._registry.holdings) + SPARE:
+                self._forget_who_left()
             self._latest[lease.holder] = key = ip, asked, said[1]
             self._known[key] = known
 

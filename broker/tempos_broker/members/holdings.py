@@ -31,6 +31,9 @@ class Holdings:
         #: The version of the latest that there is to tell anybody.
         self.news = 0
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     def get(self, holder: Holder) -> Lease | None:
         return self._held.get(holder)
 
