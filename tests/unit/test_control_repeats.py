@@ -14,6 +14,7 @@ from tempos.control import Received, decode_reply, encode_request
 from tempos_broker.account.accounts import Holder
 from tempos_broker.account.ledger import Ledger
 from tempos_broker.config.model import BrokerConfig, ControlConfig, TopicConfig
+from tempos_broker.control.decisions import Decision
 from tempos_broker.control.repeats import SPARE
 from tempos_broker.control.server import ControlServer
 from tempos_broker.membership import Registry
@@ -145,6 +146,44 @@ def test_nobody_can_tell_the_difference(seed: int) -> None:
         assert sides[0].state(now) == sides[1].state(now), (number, act)
     assert sides[0].kept > 10, "this is about those"
     assert not sides[1].kept
+
+
+def beaten(side: Side, times: int, now: float, first: int = 10) -> int:
+    """So many heartbeats of a member that says the same; how many were answered."""
+    ip, port, client = PLACES[0]
+    if side.registry.lease_of(Holder(*PLACES[0])) is None:
+        side.hear(encode_request("subscribe", 1, client, topic="a/x", group="g", port=port), ip, now)
+    return sum(
+        side.hear(encode_request("heartbeat", number, client, port=port, received=[]), ip, now) is not None
+        for number in range(first, first + times)
+    )
+
+
+def test_who_says_the_same_again_may_not_ask_more_often_than_others() -> None:
+    sides = [Side(keeps=keeps) for keeps in (True, False)]
+    answered = [beaten(side, 200, 1.0) for side in sides]
+    assert answered[0] == answered[1] < 200
+    assert sides[0].kept > 20
+    assert sides[0].server.refused == sides[1].server.refused
+
+
+def test_what_is_drawn_while_a_heartbeat_is_answered_is_noticed_by_the_next_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A member that tells of none of it is called unheard, though no more is drawn."""
+    side = Side(keeps=True)
+    render = side.server.render
+
+    def render_late(decision: Decision) -> bytes | None:
+        if not side.drawn and decision.again is not None:
+            side.draw(7, 60)
+        return render(decision)
+
+    monkeypatch.setattr(side.server, "render", render_late)
+    beaten(side, 8, 1.0)
+    lease = side.registry.lease_of(Holder(*PLACES[0]))
+    assert lease is not None
+    assert lease.progress.lost == 60
 
 
 def test_who_has_left_is_forgotten() -> None:

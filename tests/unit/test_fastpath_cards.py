@@ -149,8 +149,7 @@ def test_what_becomes_of_a_device_s_own_program_as_the_card_gets_one_and_loses_i
     link.attached = False
     kernel.refused.add((2, XdpMode.NATIVE))
     programs.mend(FACTS, [DEVICE])
-    programs.mend(FACTS, [DEVICE])
-    assert (10, "generic") in kernel.there
+    assert (10, "generic") in kernel.there, "at the same look"
 
 
 def test_tc_copies_at_the_device_too(

@@ -22,7 +22,6 @@ from tempos_broker.control.auth import Guard
 from tempos_broker.control.decisions import Again, Decision
 from tempos_broker.control.reports import Reports
 from tempos_broker.fleet.desk import Desk
-from tempos_broker.members.known import Lease
 from tempos_broker.members.unheard import LOOKED_AT
 from tempos_broker.membership import Registry
 
@@ -73,7 +72,8 @@ class Repeats:
             # What a fleet is told changes without anybody's doing here.
             self._fleet.fleet is not None
             or lease is None or lease.joining or lease.missing or lease.gone or lease.untold
-            or _counts(lease)
+            # Of who was heard, or may be unheard, each one counts.
+            or lease.progress.heard or lease.progress.beats
             or decision.changed or told["instance"] not in (None, self._instance)
             or any(told[name] for name in _MORE)
         ):  # fmt: skip
@@ -120,7 +120,6 @@ class Repeats:
         if (
             known.versions != self._versions()
             or self._registry.lease_of(again.holder) is not lease
-            or _counts(lease)
             or self._drawn(known.counters) != known.drawn
             or not self._guard.allows(ip, now)
         ):
@@ -139,8 +138,3 @@ class Repeats:
     def _drawn(self, counters: Iterable[Ticket]) -> int:
         tickets = self._ledger.tickets
         return 0 if tickets is None else sum(tickets(*each) for each in counters)
-
-
-def _counts(lease: Lease) -> bool:
-    """Whether the next heartbeat changes what is known of how events reach a member."""
-    return lease.progress.heard or lease.progress.beats > 0
