@@ -51,6 +51,12 @@ def test_what_is_tagged_is_served_as_it_is_without_the_tag(carded: Rig, row: Row
     frame = tagged(plain)
     out = carded.run(frame)
     assert out.reason is row.fast
+    # Of the tag nothing is left for the next frame.
+    carded.reset()
+    untagged = carded.run(plain)
+    assert (untagged.verdict, untagged.reason) == (out.verdict, out.reason)
+    if out.verdict == Verdict.PASS:
+        assert untagged.data == plain
     if out.reason is not Reason.FORWARDED:
         verdict = Verdict.DROP if out.reason is Reason.KEEP_ALIVE else Verdict.PASS
         assert out.verdict == verdict
